@@ -1,0 +1,1 @@
+"""Linux facilities, one module each: a library without process state."""

@@ -1,0 +1,181 @@
+"""New processes and namespaces: `clone3(2)`, `setns(2)`, `unshare(2)` and pidfds (library).
+
+`os.fork` can neither enter new namespaces, nor start inside a cgroup, nor return a pidfd, and doing
+those afterwards costs a system call each, a second fork for the PID namespace, and a window in
+which the child is not yet where it belongs. `clone3` does it all at once; the price is that we have
+to do what `os.fork` does around it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+import traceback
+from collections.abc import Callable
+from typing import Final, NamedTuple, NoReturn
+
+from shim.linux.libc import LIBC, NUMBERS, describe, fail
+from shim.linux.signals import FAULTS, Handlers, handlers, restore
+
+CLONE_NEWTIME: Final = 0x00000080
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWCGROUP: Final = 0x02000000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+_NEW: Final = {name: flag for name, flag in globals().items() if name.startswith("CLONE_NEW")}
+
+_CLONE_PIDFD: Final = 0x00001000
+_CLONE_CHILD_CLEARTID: Final = 0x00200000
+_CLONE_CHILD_SETTID: Final = 0x01000000
+_CLONE_CLEAR_SIGHAND: Final = 0x100000000
+_CLONE_INTO_CGROUP: Final = 0x200000000
+
+EXIT_EXCEPTION: Final = 70  # EX_SOFTWARE of sysexits.h
+
+# struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
+# set_tid, set_tid_size, cgroup
+_CLONE_ARGS: Final = struct.Struct("=11Q")
+
+# PyDLL keeps the interpreter lock. A plain CDLL would give it up around the call, and the child
+# would then wait for it with the thread state of a parent that does not exist there.
+_clone3 = ctypes.PyDLL(None, use_errno=True).syscall
+_clone3.argtypes = (ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t)
+_clone3.restype = ctypes.c_long
+
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+_after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
+for _hook in (_before_fork, _after_fork_parent, _after_fork_child):
+    _hook.argtypes = ()
+    _hook.restype = None
+
+_setns = LIBC.setns
+_setns.argtypes = (ctypes.c_int, ctypes.c_int)
+_unshare = LIBC.unshare
+_unshare.argtypes = (ctypes.c_int,)
+_prctl = LIBC.prctl
+_prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+
+_sigset = ctypes.c_char * 128  # sigset_t of glibc and musl
+_sigprocmask = LIBC.sigprocmask
+_sigprocmask.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_ALL_SIGNALS: Final = b"\xff" * 128
+_NO_SIGNALS: Final = bytes(128)
+_PR_GET_TID_ADDRESS: Final = 40
+
+
+class Child(NamedTuple):
+    """A process of ours, not yet waited for; closing the pidfd (close-on-exec) is the caller's."""
+
+    pid: int
+    pidfd: int
+
+
+def clone(entry: Callable[[], None], flags: int = 0, *, cgroup: int | None = None) -> Child:
+    """Run `entry` in a new process, in new namespaces as `flags` (CLONE_NEW*) say.
+
+    The child ignores the signals its parent ignores (SIGPIPE, in Python), has the parent's trap
+    handlers and no others, whatever `signal.getsignal` says, and blocks none. It never returns from
+    this call: it ends with status 0 after `entry`, as a `SystemExit` says, or with a traceback on
+    stderr and `EXIT_EXCEPTION`. Its buffered files are not flushed. `cgroup` is a descriptor of a
+    cgroup v2 directory to be born in.
+
+    The calling process must have no other thread. Raises OSError (clone(2)).
+    """
+    pidfd = ctypes.c_int(-1)
+    kernel_flags = flags | _CLONE_PIDFD | _CLONE_CLEAR_SIGHAND
+    # libc keeps a thread's own id in memory (it owns recursive mutexes by that name); fork(3) has
+    # the kernel update it in the child, and so do we, where the kernel tells the address
+    # (CONFIG_CHECKPOINT_RESTORE).
+    tid_address = ctypes.c_ulong()
+    if _prctl(_PR_GET_TID_ADDRESS, ctypes.addressof(tid_address), 0, 0, 0) == 0:
+        kernel_flags |= _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID
+    if cgroup is not None:
+        kernel_flags |= _CLONE_INTO_CGROUP
+    args = _CLONE_ARGS.pack(
+        kernel_flags,
+        ctypes.addressof(pidfd),
+        tid_address.value,
+        0,
+        signal.SIGCHLD,
+        *(0, 0, 0, 0, 0),
+        0 if cgroup is None else cgroup,
+    )
+    number, size = NUMBERS["clone3"], len(args)
+    mask = _sigset()
+    # The kernel removes every handler from the child: the parent's would run code, and wake the
+    # loop, of the parent. Of these the engine's trap handlers come back, because an engine installs
+    # them once, when it is loaded. Blocked, lest the child runs a handler that the parent noted.
+    traps = handlers(FAULTS)
+    _sigprocmask(signal.SIG_SETMASK, _ALL_SIGNALS, mask)
+    try:
+        _before_fork()
+        pid = _clone3(number, args, size)
+        if pid == 0:
+            _run_child(entry, traps)
+        errno = ctypes.get_errno()
+        _after_fork_parent()
+    finally:
+        _sigprocmask(signal.SIG_SETMASK, mask, None)
+    if pid < 0:
+        names = [name for name, flag in _NEW.items() if flags & flag]
+        fail("clone3", "|".join(names) or None, errno)
+    return Child(pid, pidfd.value)
+
+
+def _run_child(entry: Callable[[], None], traps: Handlers) -> NoReturn:
+    status = EXIT_EXCEPTION
+    try:
+        _after_fork_child()
+        signal.set_wakeup_fd(-1)
+        restore(traps)
+        _sigprocmask(signal.SIG_SETMASK, _NO_SIGNALS, None)
+        entry()
+        status = 0
+    except SystemExit as exit_:
+        status = _exit_status(exit_.code)
+    except BaseException:  # this process has nobody above it who could catch anything
+        os.write(2, traceback.format_exc().encode(errors="replace"))
+    finally:
+        os._exit(status)
+
+
+def _exit_status(code: object) -> int:
+    """What the interpreter makes of the code of a `SystemExit`."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    os.write(2, f"{code}\n".encode(errors="replace"))
+    return 1
+
+
+def setns(fd: int, nstype: int) -> None:
+    """Enter the namespace of an nsfs file, or the CLONE_NEW* given of a pidfd's (setns(2))."""
+    if _setns(fd, nstype) < 0:
+        fail("setns", describe(fd))
+
+
+def unshare(flags: int) -> None:
+    """Move this process to new namespaces; PID and time ones are for its children (unshare(2))."""
+    if _unshare(flags) < 0:
+        fail("unshare", "|".join(name for name, flag in _NEW.items() if flags & flag))
+
+
+def wait(pidfd: int) -> int:
+    """Wait for a child to end and reap it: its exit status, or 128 + the signal that killed it.
+
+    Does not block once the pidfd has become readable. Raises ChildProcessError if it is no child of
+    ours.
+    """
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    if result is None:
+        raise ChildProcessError("waitid returned nothing without WNOHANG")
+    if result.si_code == os.CLD_EXITED:
+        return result.si_status
+    return 128 + result.si_status

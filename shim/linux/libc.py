@@ -1,0 +1,53 @@
+"""libc through ctypes: call numbers, and how errors become `OSError` (library).
+
+Functions are looked up and typed when a module is imported: they are also called in processes that
+were forked a moment ago, where every page that is touched for the first time is a page copied.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any, NoReturn
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+_X86_64 = {"pivot_root": 155, "capget": 125, "capset": 126}
+_AARCH64 = {"pivot_root": 41, "capget": 90, "capset": 91}
+# Calls added since Linux 5.1 have the same number everywhere.
+_COMMON = {
+    "clone3": 435,
+    "close_range": 436,
+    "openat2": 437,
+    "faccessat2": 439,
+    "mount_setattr": 442,
+}
+
+_machine = os.uname().machine
+if _machine not in ("x86_64", "aarch64"):
+    raise ImportError(f"shim.linux knows no system call numbers for {_machine}")
+NUMBERS = _COMMON | (_X86_64 if _machine == "x86_64" else _AARCH64)
+
+
+def system_call(*argtypes: Any) -> Any:
+    """`syscall(2)`, to be called with a number and arguments of these types, as a long."""
+    function = LIBC["syscall"]  # unlike an attribute, each is an object with argtypes of its own
+    function.argtypes = (ctypes.c_long, *argtypes)
+    function.restype = ctypes.c_long
+    return function
+
+
+def fail(call: str, culprit: str | bytes | None = None, errno: int | None = None) -> NoReturn:
+    """Raise the `OSError` subclass for errno (default: that of the last libc call)."""
+    number = ctypes.get_errno() if errno is None else errno
+    if isinstance(culprit, bytes):
+        culprit = os.fsdecode(culprit)
+    raise OSError(number, f"{call}: {os.strerror(number)}", culprit)
+
+
+def describe(fd: int) -> str:
+    """What a descriptor is open on, for an error message."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return f"fd {fd}"
