@@ -1,0 +1,43 @@
+"""Engines: what compiles and runs WebAssembly (library)."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+from functools import cache
+
+from shim.engines.base import Engine, ModuleError
+
+
+@cache
+def engines() -> list[Engine]:
+    """Return the engines that can be had here, the preferred one first. Importing them is slow.
+
+    From here on the engines own SIGSEGV, SIGBUS, SIGILL and SIGFPE, which is what traps are made
+    of: a handler installed later (faulthandler's, say) makes every trap a crash.
+    """
+    found: list[Engine] = []
+    for module, kind in (("wasmer", "Wasmer"), ("wasmtime", "Wasmtime")):
+        try:
+            found.append(getattr(importlib.import_module(f"shim.engines.{module}"), kind)())
+        except ImportError:
+            continue  # there are no wheels for this interpreter
+    # Else wasmtime's objects outlive what they need to delete themselves, and complain.
+    atexit.register(engines.cache_clear)
+    return found
+
+
+def select(name: str = "") -> Engine:
+    """Return the engine called `name`, or the preferred one; ModuleError if it cannot be had."""
+    available = engines()
+    for engine in available:
+        if name in ("", engine.name):
+            return engine
+    names = ", ".join(engine.name for engine in available) or "none"
+    raise ModuleError(f"no engine {name!r} here; there is: {names}")
+
+
+def preload() -> None:
+    """Do before the first fork all that forks can share. Starts no thread."""
+    for engine in engines():
+        engine.fingerprint()

@@ -1,0 +1,164 @@
+"""What an engine is (library).
+
+Compiling is for the compiler process, loading and running for the guest process; neither happens
+anywhere else. An artifact is native code: whoever passes one to `load` vouches for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Final, NamedTuple, NoReturn, Protocol
+
+TRAPPED: Final = 134  # 128 + SIGABRT, what a native program that aborts ends with
+START: Final = "_start"
+
+_MAGIC: Final = b"\0asm"
+_CORE: Final = b"\1\0\0\0"
+_COMPONENT: Final = b"\x0d\0\1\0"
+
+_FRAMES: Final = 30  # of a backtrace; a stack overflow has tens of thousands
+
+# What code generators ask the CPU for; anything else does not change an artifact.
+_FEATURES: Final = (
+    "sse3 pni ssse3 sse4_1 sse4_2 popcnt avx avx2 fma bmi1 bmi2 abm lzcnt "
+    "avx512f avx512dq avx512vl avx512bw avx512vbmi avx512_bitalg "
+    "atomics lse asimd paca pacg flagm fphp asimdhp"
+)
+
+
+class ModuleError(Exception):
+    """A module cannot be run; the message is one line that names the culprit."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+class Preopen(NamedTuple):
+    """A directory the guest may use, under the name by which it will ask for it.
+
+    The descriptor (a directory; O_PATH will do) is taken over by the guest.
+    """
+
+    name: str
+    fd: int
+    readonly: bool = False
+
+
+class Grants(NamedTuple):
+    """All that a guest is given besides descriptors 0, 1 and 2. `env` is KEY=VALUE."""
+
+    args: Sequence[bytes]
+    env: Sequence[bytes]
+    preopens: Sequence[Preopen]
+    cwd: bytes = b"/"
+
+    def environment(self) -> list[bytes]:
+        """Return the environment, with PWD if the program is to start elsewhere than in `/`.
+
+        Preview 1 has no working directory: a libc keeps one, and PWD is the one way to tell it.
+        """
+        if self.cwd in (b"", b"/") or any(pair.startswith(b"PWD=") for pair in self.env):
+            return list(self.env)
+        return [*self.env, b"PWD=" + self.cwd]
+
+
+class Module(Protocol):
+    """A loaded module."""
+
+    def check(self, function: str = START) -> None:
+        """Raise ModuleError if `run` could not even begin. Executes no guest code."""
+
+    def run(self, grants: Grants, function: str = START) -> NoReturn:
+        """Become the program, which `check` has passed: this process ends with it.
+
+        Exit status 0 when `function` returns, n after `proc_exit(n)`; a trap prints its reason and
+        a backtrace on descriptor 2 and ends with 134.
+        """
+
+
+class Engine(Protocol):
+    """A WebAssembly engine."""
+
+    @property
+    def name(self) -> str:
+        """What annotations and configuration call it."""
+
+    @property
+    def version(self) -> str:
+        """The version of the package."""
+
+    def fingerprint(self) -> str:
+        """Name all that an artifact depends on besides the module: part of its cache key."""
+
+    def compile(self, wasm: bytes | memoryview) -> bytes:
+        """Return the native artifact of a module. May start threads. Raises ModuleError."""
+
+    def load(self, artifact: bytes | memoryview) -> Module:
+        """Make a module of an artifact that `compile` returned under the same fingerprint.
+
+        Starts no thread. Raises ModuleError for what is plainly no such artifact.
+        """
+
+
+def check_header(wasm: bytes | memoryview) -> None:
+    """Raise ModuleError unless this begins like a core module."""
+    head = bytes(wasm[:8])
+    if not head:
+        raise ModuleError("not a wasm module: the file is empty")
+    if len(head) < 8 and (_MAGIC + _CORE).startswith(head):
+        raise ModuleError("truncated wasm module: it ends within the header")
+    if not head.startswith(_MAGIC):
+        raise ModuleError(f"not a wasm module: it begins with {head[:4]!r} instead of {_MAGIC!r}")
+    if head[4:] == _COMPONENT:
+        raise ModuleError("this is a component, and only core modules can be run")
+    if head[4:] != _CORE:
+        raise ModuleError(f"unknown wasm version {int.from_bytes(head[4:], 'little')}")
+
+
+@cache
+def cpu() -> str:
+    """Name this machine's architecture and those of its CPU features that code depends on."""
+    try:
+        with open("/proc/cpuinfo", "rb") as file:
+            text = file.read(16384).decode(errors="replace")
+    except OSError:
+        text = ""
+    found: Iterable[str] = ()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            found = set(_FEATURES.split()) & set(value.split())
+            break
+    return " ".join([os.uname().machine, *sorted(found)])
+
+
+def one_line(text: object) -> str:
+    """Return a message on one line, with nothing in it that a terminal would act on.
+
+    The names in it may come from a hostile module.
+    """
+    joined = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)
+
+
+def backtrace(reason: str, frames: Sequence[str]) -> str:
+    """Return what to say about a trap."""
+    lines = [f"pywasm: wasm trap: {reason}"]
+    if frames:
+        lines += ["wasm backtrace:", *frames[:_FRAMES]]
+    if len(frames) > _FRAMES:
+        lines.append(f"    ... and {len(frames) - _FRAMES} more")
+    return "\n".join(lines)
+
+
+def trapped(message: str) -> NoReturn:
+    """Say on descriptor 2 why the guest ends here, and end."""
+    data = message.encode(errors="backslashreplace") + b"\n"
+    try:
+        while data:
+            data = data[os.write(2, data) :]
+    except OSError:
+        pass  # nobody is listening, which changes nothing
+    os._exit(TRAPPED)

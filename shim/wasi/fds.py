@@ -1,0 +1,240 @@
+"""Operations on open descriptors (library; runs in the guest)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from typing import Final
+
+from shim.wasi import descriptors, errno, rights
+from shim.wasi.abi import S64, U32, U64, Fd, Ptr, Size, host
+from shim.wasi.errno import Refused
+from shim.wasi.program import Program
+from shim.wasi.times import set_times
+
+_U64: Final = 0xFFFFFFFFFFFFFFFF
+
+# fdflags
+APPEND: Final = 1
+DSYNC: Final = 2
+NONBLOCK: Final = 4
+RSYNC: Final = 8
+SYNC: Final = 16
+FDFLAGS: Final = (  # Linux's O_SYNC includes the bit of O_DSYNC
+    (APPEND, os.O_APPEND),
+    (DSYNC, os.O_DSYNC),
+    (NONBLOCK, os.O_NONBLOCK),
+    (RSYNC, os.O_RSYNC),
+    (SYNC, os.O_SYNC),
+)
+
+_WHENCE: Final = (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END)
+_ADVICE: Final = (
+    os.POSIX_FADV_NORMAL,
+    os.POSIX_FADV_SEQUENTIAL,
+    os.POSIX_FADV_RANDOM,
+    os.POSIX_FADV_WILLNEED,
+    os.POSIX_FADV_DONTNEED,
+    os.POSIX_FADV_NOREUSE,
+)
+
+# fdstat:   | u8 filetype | pad | u16 flags | pad 4 | u64 rights | u64 inheriting |  24 bytes
+_FDSTAT: Final = struct.Struct("<BxHxxxxQQ")
+# filestat: | u64 dev | u64 ino | u8 filetype | pad 7 | u64 nlink | u64 size |
+#           | u64 atim | u64 mtim | u64 ctim |                                            64 bytes
+_FILESTAT: Final = struct.Struct("<QQBxxxxxxxQQQQQ")
+# prestat:  | u8 0: a directory | pad 3 | u32 length of the name |
+_PRESTAT: Final = struct.Struct("<BxxxI")
+
+
+@host
+def fd_read(program: Program, fd: Fd, iovecs: Ptr, count: Size, result: Ptr) -> None:
+    """Read at the descriptor's position, straight into guest memory."""
+    descriptor = program.descriptors.need(fd, rights.FD_READ)
+    memory = program.memory
+    memory.write_u32(result, os.readv(descriptor.fd, memory.buffers(iovecs, count)))
+
+
+@host
+def fd_write(program: Program, fd: Fd, iovecs: Ptr, count: Size, result: Ptr) -> None:
+    """Write at the descriptor's position, straight from guest memory."""
+    descriptor = program.descriptors.need(fd, rights.FD_WRITE)
+    memory = program.memory
+    memory.write_u32(result, os.writev(descriptor.fd, memory.buffers(iovecs, count)))
+
+
+@host
+def fd_pread(program: Program, fd: Fd, iovecs: Ptr, count: Size, at: S64, result: Ptr) -> None:
+    """Read at an offset, without moving the position."""
+    descriptor = program.descriptors.need(fd, rights.FD_READ | rights.FD_SEEK)
+    if at < 0:  # to the system call underneath, -1 means the position
+        raise Refused(errno.INVAL)
+    memory = program.memory
+    memory.write_u32(result, os.preadv(descriptor.fd, memory.buffers(iovecs, count), at))
+
+
+@host
+def fd_pwrite(program: Program, fd: Fd, iovecs: Ptr, count: Size, at: S64, result: Ptr) -> None:
+    """Write at an offset, without moving the position."""
+    descriptor = program.descriptors.need(fd, rights.FD_WRITE | rights.FD_SEEK)
+    if at < 0:  # to the system call underneath, -1 means the position
+        raise Refused(errno.INVAL)
+    memory = program.memory
+    memory.write_u32(result, os.pwritev(descriptor.fd, memory.buffers(iovecs, count), at))
+
+
+@host
+def fd_seek(program: Program, fd: Fd, offset: S64, whence: U32, result: Ptr) -> None:
+    """Move the position; store the new one."""
+    needed = rights.FD_TELL if offset == 0 and whence == 1 else rights.FD_SEEK
+    descriptor = program.descriptors.need(fd, needed)
+    if not 0 <= whence < len(_WHENCE):
+        raise Refused(errno.INVAL)
+    program.memory.write_u64(result, os.lseek(descriptor.fd, offset, _WHENCE[whence]))
+
+
+@host
+def fd_tell(program: Program, fd: Fd, result: Ptr) -> None:
+    """Store the position."""
+    descriptor = program.descriptors.need(fd, rights.FD_TELL)
+    program.memory.write_u64(result, os.lseek(descriptor.fd, 0, os.SEEK_CUR))
+
+
+@host
+def fd_close(program: Program, fd: Fd) -> None:
+    """Close a descriptor."""
+    program.descriptors.close(fd)
+
+
+@host
+def fd_renumber(program: Program, source: Fd, target: Fd) -> None:
+    """Move a descriptor over another open one."""
+    program.descriptors.renumber(source, target)
+
+
+@host
+def fd_sync(program: Program, fd: Fd) -> None:
+    """Write data and metadata to the disk."""
+    os.fsync(program.descriptors.need(fd, rights.FD_SYNC).fd)
+
+
+@host
+def fd_datasync(program: Program, fd: Fd) -> None:
+    """Write data to the disk."""
+    os.fdatasync(program.descriptors.need(fd, rights.FD_DATASYNC).fd)
+
+
+@host
+def fd_advise(program: Program, fd: Fd, offset: S64, size: S64, advice: U32) -> None:
+    """Tell the kernel how a range will be used."""
+    descriptor = program.descriptors.need(fd, rights.FD_ADVISE)
+    if not 0 <= advice < len(_ADVICE) or offset < 0 or size < 0:
+        raise Refused(errno.INVAL)
+    os.posix_fadvise(descriptor.fd, offset, size, _ADVICE[advice])
+
+
+@host
+def fd_allocate(program: Program, fd: Fd, offset: S64, size: S64) -> None:
+    """Make room for a range, growing the file if it ends before."""
+    descriptor = program.descriptors.need(fd, rights.FD_ALLOCATE)
+    descriptor.writable()
+    os.posix_fallocate(descriptor.fd, offset, size)
+
+
+@host
+def fd_fdstat_get(program: Program, fd: Fd, result: Ptr) -> None:
+    """Store filetype, flags and rights."""
+    descriptor = program.descriptors.get(fd)
+    linux = fcntl.fcntl(descriptor.fd, fcntl.F_GETFL)
+    flags = 0
+    for flag, bits in FDFLAGS:
+        if linux & bits == bits:
+            flags |= flag
+    program.memory.write(
+        result, _FDSTAT.pack(descriptor.kind, flags, descriptor.base, descriptor.inheriting)
+    )
+
+
+@host
+def fd_fdstat_set_flags(program: Program, fd: Fd, flags: U32) -> None:
+    """Change APPEND and NONBLOCK. Linux cannot change the others on an open file."""
+    descriptor = program.descriptors.need(fd, rights.FD_FDSTAT_SET_FLAGS)
+    if flags & ~(APPEND | DSYNC | NONBLOCK | RSYNC | SYNC):
+        raise Refused(errno.INVAL)
+    linux = fcntl.fcntl(descriptor.fd, fcntl.F_GETFL)
+    if any(bits & ~linux for flag, bits in FDFLAGS if flag & flags & (DSYNC | RSYNC | SYNC)):
+        raise Refused(errno.NOTSUP)
+    linux &= ~(os.O_APPEND | os.O_NONBLOCK)
+    for flag, bits in FDFLAGS:
+        if flag & flags:
+            linux |= bits
+    fcntl.fcntl(descriptor.fd, fcntl.F_SETFL, linux)
+
+
+@host
+def fd_fdstat_set_rights(program: Program, fd: Fd, base: U64, inheriting: U64) -> None:
+    """Give rights up; ENOTCAPABLE for one that the descriptor does not have."""
+    descriptor = program.descriptors.get(fd)
+    base, inheriting = base & _U64, inheriting & _U64
+    if base & ~descriptor.base or inheriting & ~descriptor.inheriting:
+        raise Refused(errno.NOTCAPABLE)
+    descriptor.base = base
+    descriptor.inheriting = inheriting
+
+
+@host
+def fd_filestat_get(program: Program, fd: Fd, result: Ptr) -> None:
+    """Store a file's attributes."""
+    descriptor = program.descriptors.need(fd, rights.FD_FILESTAT_GET)
+    program.memory.write(result, filestat(os.fstat(descriptor.fd)))
+
+
+@host
+def fd_filestat_set_size(program: Program, fd: Fd, size: S64) -> None:
+    """Cut a file off, or extend it with zeros."""
+    descriptor = program.descriptors.need(fd, rights.FD_FILESTAT_SET_SIZE)
+    descriptor.writable()
+    os.ftruncate(descriptor.fd, size)
+
+
+@host
+def fd_filestat_set_times(program: Program, fd: Fd, atim: U64, mtim: U64, flags: U32) -> None:
+    """Set the times of access and modification."""
+    descriptor = program.descriptors.need(fd, rights.FD_FILESTAT_SET_TIMES)
+    descriptor.writable()
+    set_times(descriptor.fd, atim, mtim, flags)
+
+
+@host
+def fd_prestat_get(program: Program, fd: Fd, result: Ptr) -> None:
+    """Describe a preopened directory. EBADF for any other descriptor tells libc to stop looking."""
+    name = program.descriptors.get(fd).preopen
+    if name is None:
+        raise Refused(errno.BADF)
+    program.memory.write(result, _PRESTAT.pack(0, len(name)))
+
+
+@host
+def fd_prestat_dir_name(program: Program, fd: Fd, buffer: Ptr, size: Size) -> None:
+    """Store a preopened directory's name, without a NUL."""
+    name = program.descriptors.get(fd).preopen
+    if name is None:
+        raise Refused(errno.BADF)
+    if len(name) > size & 0xFFFFFFFF:
+        raise Refused(errno.NAMETOOLONG)
+    program.memory.write(buffer, name)
+
+
+def filestat(found: os.stat_result) -> bytes:
+    """Lay attributes out as a guest expects them. A time before 1970 is 0: they are unsigned."""
+    return _FILESTAT.pack(
+        found.st_dev,
+        found.st_ino,
+        descriptors.filetype(found.st_mode),
+        found.st_nlink,
+        found.st_size,
+        max(found.st_atime_ns, 0),
+        max(found.st_mtime_ns, 0),
+        max(found.st_ctime_ns, 0),
+    )

@@ -1,0 +1,137 @@
+"""Waiting for clocks and descriptors together (library; runs in the guest).
+
+subscription: | u64 userdata | u8 type | pad 7 | 32 bytes by type |                 48 bytes
+  a clock:    | u32 clock | pad 4 | u64 timeout | u64 precision | u16 flags | pad 6 |
+  read/write: | u32 descriptor | pad 28 |
+event:        | u64 userdata | u16 error | u8 type | pad 5 |                        32 bytes
+              | u64 bytes there are | u16 flags | pad 6 |
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import select
+import struct
+import termios
+import time
+from typing import Final
+
+from shim.wasi import clocks, errno, rights
+from shim.wasi.abi import Ptr, Size, host
+from shim.wasi.descriptors import REGULAR_FILE, Descriptor
+from shim.wasi.errno import Refused
+from shim.wasi.program import Program
+
+_SUBSCRIPTION: Final = struct.Struct("<QBxxxxxxxIxxxxQQHxxxxxx")
+_EVENT: Final = struct.Struct("<QHBxxxxxQHxxxxxx")
+
+_CLOCK: Final = 0
+_FD_READ: Final = 1
+_FD_WRITE: Final = 2
+_ABSOLUTE: Final = 1  # subclockflags
+_HANGUP: Final = 1  # eventrwflags
+
+_DAY: Final = 86_400_000  # ms; poll(2) takes an int of milliseconds, time.sleep somewhat more
+
+
+def _deadline(clock: int, timeout: int, flags: int, now: int) -> int:
+    """Return when a clock subscription expires, on the monotonic clock."""
+    if clock not in (clocks.REALTIME, clocks.MONOTONIC):
+        raise Refused(errno.NOTSUP)
+    if not flags & _ABSOLUTE:
+        return now + timeout
+    if clock == clocks.MONOTONIC:
+        return timeout
+    return now + timeout - time.time_ns()
+
+
+def _available(descriptor: Descriptor) -> int:
+    """Return how many bytes can be read at once, as far as the kernel says."""
+    try:
+        if descriptor.kind == REGULAR_FILE:
+            end = os.fstat(descriptor.fd).st_size
+            return max(end - os.lseek(descriptor.fd, 0, os.SEEK_CUR), 0)
+        count = array.array("i", [0])
+        fcntl.ioctl(descriptor.fd, termios.FIONREAD, count)
+        return count[0]
+    except OSError:
+        return 0
+
+
+def _wait(poller: select.poll | None, deadline: int | None) -> dict[int, int]:
+    """Wait until a descriptor is ready or `deadline` has come; return what poll(2) found."""
+    while True:
+        left = None if deadline is None else deadline - time.monotonic_ns()
+        if poller is None:  # then there is a deadline, and sleeping is more precise than poll(2)
+            if left is None or left <= 0:
+                return {}
+            time.sleep(min(left / 1e9, _DAY / 1e3))
+            continue
+        # Rounded up, so as not to wake before the time and spin until it has come.
+        ms = _DAY if left is None else min(max(-(-left // 1_000_000), 0), _DAY)
+        found = poller.poll(ms)
+        if found or (left is not None and left <= 0):
+            return dict(found)
+
+
+@host
+def poll_oneoff(
+    program: Program, subscriptions: Ptr, events: Ptr, count: Size, result: Ptr
+) -> None:
+    """Wait for the first of `count` subscriptions; store an event for each that has occurred."""
+    count &= 0xFFFFFFFF
+    if count == 0:
+        raise Refused(errno.INVAL)
+    memory = program.memory
+    asked = list(_SUBSCRIPTION.iter_unpack(memory.span(subscriptions, count * _SUBSCRIPTION.size)))
+    memory.span(events, count * _EVENT.size)  # a bad pointer is an error now, not after the wait
+
+    now = time.monotonic_ns()
+    occurred: list[bytes] = []
+    deadlines: list[tuple[int, int]] = []  # (expiry, userdata)
+    waiting: list[tuple[Descriptor, int, int]] = []  # (descriptor, type, userdata)
+    masks: dict[int, int] = {}
+    for userdata, kind, number, timeout, _precision, flags in asked:
+        try:
+            if kind == _CLOCK:
+                deadlines.append((_deadline(number, timeout, flags, now), userdata))
+                continue
+            if kind not in (_FD_READ, _FD_WRITE):
+                raise Refused(errno.INVAL)
+            right = rights.FD_READ if kind == _FD_READ else rights.FD_WRITE
+            descriptor = program.descriptors.need(number, rights.POLL_FD_READWRITE)
+            if not descriptor.base & right:
+                raise Refused(errno.BADF)
+            waiting.append((descriptor, kind, userdata))
+            mask = select.POLLIN if kind == _FD_READ else select.POLLOUT
+            masks[descriptor.fd] = masks.get(descriptor.fd, 0) | mask
+        except Refused as refusal:
+            occurred.append(_EVENT.pack(userdata, refusal.args[0], kind, 0, 0))
+
+    poller = None
+    if masks:
+        poller = select.poll()
+        for fd, mask in masks.items():
+            poller.register(fd, mask)
+    # With an answer at hand already, what else is ready is looked at, not waited for.
+    first = min((expiry for expiry, _ in deadlines), default=None)
+    found = _wait(poller, now if occurred else first)
+
+    for descriptor, kind, userdata in waiting:
+        ready = found.get(descriptor.fd, 0)
+        if ready & select.POLLNVAL:
+            occurred.append(_EVENT.pack(userdata, errno.BADF, kind, 0, 0))
+            continue
+        mask = select.POLLIN if kind == _FD_READ else select.POLLOUT
+        if ready & (mask | select.POLLHUP | select.POLLERR):
+            size = _available(descriptor) if kind == _FD_READ else 0
+            hangup = _HANGUP if ready & select.POLLHUP else 0
+            occurred.append(_EVENT.pack(userdata, errno.SUCCESS, kind, size, hangup))
+    now = time.monotonic_ns()
+    for expiry, userdata in deadlines:
+        if expiry <= now:
+            occurred.append(_EVENT.pack(userdata, errno.SUCCESS, _CLOCK, 0, 0))
+    memory.write(events, b"".join(occurred))
+    memory.write_u32(result, len(occurred))

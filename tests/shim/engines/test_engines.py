@@ -1,0 +1,276 @@
+"""What every engine has to do alike."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shim import engines
+from shim.engines.base import ModuleError
+from tests.guests.assemble import (
+    CALL,
+    DROP,
+    HEADER,
+    I32,
+    UNREACHABLE,
+    Function,
+    Import,
+    Type,
+    const,
+    module,
+)
+from tests.guests.build import build
+
+from .conftest import Runner
+
+WASI = "wasi_snapshot_preview1"
+EXIT = Import(WASI, "proc_exit", Type((I32,)))
+FD_WRITE = Import(WASI, "fd_write", Type((I32,) * 4, (I32,)))
+
+
+def exit_with(status: int) -> bytes:
+    """Call the first import, which is `EXIT`."""
+    return const(status) + CALL + b"\0"
+
+
+def test_hello(run: Runner) -> None:
+    assert run(build("hello"))[:3] == (0, b"hello from pywasm\n", b"")
+
+
+def test_arguments_and_environment(run: Runner) -> None:
+    env = [b"A=1", b"EMPTY=", b"TWO=a=b", "Ü=ö\n".encode()]
+    result = run(build("args_env"), "a", "", "b c", "ü", env=env)
+    assert result.stdout.decode() == (
+        "arg 0: guest\narg 1: a\narg 2: \narg 3: b c\narg 4: ü\n"
+        "env: A=1\nenv: EMPTY=\nenv: TWO=a=b\nenv: Ü=ö\n\n"
+    )
+    assert run(build("args_env")).stdout == b"arg 0: guest\n"
+
+
+def test_the_working_directory_is_told_by_pwd(run: Runner) -> None:
+    assert run(build("args_env"), cwd=b"/srv").stdout.endswith(b"env: PWD=/srv\n")
+    result = run(build("args_env"), env=[b"PWD=/x"], cwd=b"/srv")
+    assert result.stdout.endswith(b"guest\nenv: PWD=/x\n")
+
+
+def test_stdin(run: Runner) -> None:
+    data = os.urandom(1 << 20)
+    assert run(build("cat"), stdin=data)[:3] == (0, data, b"")
+    assert run(build("cat"))[:2] == (0, b"")
+
+
+def test_stdout_and_stderr(run: Runner) -> None:
+    result = run(build("stdio"), "2", "both")
+    assert result.status == 0
+    assert len(result.stdout) == 2 << 20
+    assert result.stdout == result.stderr
+    assert result.stdout[-64:].rstrip() == b"32767"
+
+
+@pytest.mark.parametrize("status", [0, 3, 125, 126, 255])
+def test_exit_status(run: Runner, status: int) -> None:
+    assert run(build("exit3"), str(status)).status == status
+
+
+def test_exit_status_3(run: Runner) -> None:
+    assert run(build("exit3"))[:3] == (3, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "frames"),
+    [
+        ("unreachable", b"unreachable", [b"deeper", b"outer", b"main"]),
+        ("memory", b"out of bounds memory access", [b"deeper", b"outer", b"main"]),
+        ("stack", b"call stack exhausted", [b"recurse", b"recurse"]),
+    ],
+)
+def test_traps(run: Runner, how: str, reason: bytes, frames: list[bytes]) -> None:
+    result = run(build("trap"), how)
+    assert result.status == 134
+    assert result.stdout == b"before\n"
+    first, second, *trace = result.stderr.splitlines()
+    assert first == b"pywasm: wasm trap: " + reason
+    assert second == b"wasm backtrace:"
+    assert [line.split()[1] for line in trace[: len(frames)]] == frames
+    assert len(trace) <= 31
+
+
+def test_sleeping(run: Runner) -> None:
+    assert run(build("sleep"), "0.01")[:2] == (0, b"slept\n")
+
+
+def test_files(run: Runner, tmp_path: Path) -> None:
+    result = run(build("files"), str(tmp_path), directory=tmp_path)
+    assert b"FAIL" not in result.stdout
+    assert (result.status, result.stderr) == (0, b"")
+    assert result.stdout.count(b"ok ") > 40
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_not_granted_is_not_there(run: Runner, tmp_path: Path) -> None:
+    assert run(build("files"), str(tmp_path)).status == 99
+    assert run(build("files"), "/", directory=tmp_path).status == 99
+
+
+def test_a_read_only_directory(run: Runner, tmp_path: Path) -> None:
+    result = run(build("files"), str(tmp_path), directory=tmp_path, readonly=True)
+    assert b"FAIL create:" in result.stdout
+    assert b"FAIL mkdir:" in result.stdout
+    assert os.listdir(tmp_path) == []
+
+
+def test_memory_that_grows(run: Runner) -> None:
+    expected = "".join(f"grown {i}\n" for i in range(8)).encode()
+    assert run(build("memory"), "grow")[:3] == (0, expected, b"")
+
+
+def test_host_calls_leave_nothing_behind(run: Runner) -> None:
+    """wasmer-python alone would keep 150 bytes of each call: 45 MB."""
+    few = run(build("memory"), "calls", "1000").max_rss
+    many = run(build("memory"), "calls", "300000").max_rss
+    assert many - few < 8 << 10
+
+
+def test_no_address_space_for_the_memory(run: Runner) -> None:
+    result = run(build("hello"), memory=1 << 30)
+    assert result.status == 134
+    assert result.stderr.startswith(b"pywasm: ")
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_another_function(run: Runner) -> None:
+    wasm = module(
+        Function(exit_with(1), export="_start"),
+        Function(exit_with(2), export="other"),
+        Function(export="returns"),
+        Function(const(5), Type((), (I32,)), export="answers"),
+        imports=[EXIT],
+    )
+    assert run(wasm).status == 1
+    assert run(wasm, function="other").status == 2
+    assert run(wasm, function="returns").status == 0
+    assert run(wasm, function="answers").status == 0
+
+
+def test_a_library_is_initialized_first(run: Runner) -> None:
+    wasm = module(
+        Function(exit_with(4), export="_initialize"),
+        Function(exit_with(5), export="other"),
+        imports=[EXIT],
+    )
+    assert run(wasm, function="other").status == 4
+
+
+def test_a_start_function(run: Runner) -> None:
+    wasm = module(Function(export="_start"), Function(exit_with(6)), imports=[EXIT], start=2)
+    assert run(wasm).status == 6
+    wasm = module(Function(export="_start"), Function(UNREACHABLE), start=1)
+    result = run(wasm)
+    assert result.status == 134
+    assert result.stderr.startswith(b"pywasm: wasm trap: unreachable\n")
+
+
+def test_without_a_memory(run: Runner) -> None:
+    arguments = const(1) + const(0) + const(1) + const(0)
+    body = arguments + CALL + b"\1" + CALL + b"\0"  # exit with the error number
+    wasm = module(Function(body, export="_start"), imports=[EXIT, FD_WRITE], memory=False)
+    result = run(wasm)
+    assert result.status in (21, 134)  # EFAULT; wasmtime makes a trap of it
+    assert result.stdout == b""
+
+
+def test_a_bad_pointer(run: Runner) -> None:
+    body = const(1) + const(-8) + const(1) + const(0) + CALL + b"\1" + CALL + b"\0"
+    wasm = module(Function(body, export="_start"), imports=[EXIT, FD_WRITE])
+    result = run(wasm)
+    assert result.status in (21, 134)
+    assert b"Traceback" not in result.stderr
+    assert result.stdout == b""
+
+
+def refusal(run: Runner, wasm: bytes, function: str = "_start") -> str:
+    """Return why a module is refused: by the compiler or by the check."""
+    with pytest.raises(ModuleError) as caught:
+        run.check(wasm, function)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_what_is_no_module(run: Runner) -> None:
+    assert refusal(run, b"") == "not a wasm module: the file is empty"
+    assert "begins with b'#!/b'" in refusal(run, b"#!/bin/sh\necho hello\n")
+    assert "begins with b'(mod'" in refusal(run, b'(module (func (export "_start")))')
+    assert "truncated" in refusal(run, HEADER[:6])
+    assert "component" in refusal(run, b"\0asm\x0d\0\1\0")
+    assert "version 2" in refusal(run, b"\0asm\2\0\0\0")
+
+
+def test_every_truncation(run: Runner) -> None:
+    wasm = module(Function(DROP + UNREACHABLE, export="_start"))
+    hello = build("hello").read_bytes()
+    for data in [hello[: len(hello) * i // 8] for i in range(8)] + [wasm, wasm[:-1]]:
+        assert refusal(run, data)
+
+
+def test_no_start(run: Runner) -> None:
+    assert "`_start`" in refusal(run, HEADER)
+    assert "`_start`" in refusal(run, module(Function(export="main")))
+    assert "`other`" in refusal(run, build("hello").read_bytes(), "other")
+    assert "`memory` is not a function" in refusal(run, build("hello").read_bytes(), "memory")
+    wasm = module(Function(type=Type((I32,)), export="_start"))
+    assert "parameters" in refusal(run, wasm)
+
+
+def test_imports_nobody_provides(run: Runner) -> None:
+    start = Function(export="_start")
+    assert "`env.foo`" in refusal(run, module(start, imports=[Import("env", "foo")]))
+    assert f"`{WASI}.fd_foo`" in refusal(run, module(start, imports=[Import(WASI, "fd_foo")]))
+    memory = Import("env", "memory", None)
+    assert "`env.memory`" in refusal(run, module(start, imports=[memory], memory=False))
+
+
+def test_names_cannot_paint_the_terminal(run: Runner) -> None:
+    start = Function(export="_start")
+    message = refusal(run, module(start, imports=[Import("env\n\x1b[31m", "fo\ro")]))
+    assert r"`env \x1b[31m.fo o`" in message
+
+
+def test_imports_of_another_type(run: Runner) -> None:
+    start = Function(export="_start")
+    wrong = Import(WASI, "fd_write", Type((I32,)))
+    assert "fd_write" in refusal(run, module(start, imports=[wrong]))
+    wrong = Import(WASI, "fd_write", None)
+    assert "fd_write" in refusal(run, module(start, imports=[wrong], memory=False))
+
+
+def test_what_is_no_artifact(run: Runner) -> None:
+    for data in (b"", b"x" * 100, build("hello").read_bytes()):
+        with pytest.raises(ModuleError):
+            run.engine.load(data)
+
+
+def test_fingerprints_tell_engines_apart(run: Runner) -> None:
+    fingerprint = run.engine.fingerprint()
+    assert fingerprint.startswith(f"{run.engine.name} {run.engine.version} ")
+    assert os.uname().machine in fingerprint
+    assert fingerprint == type(run.engine)().fingerprint()
+
+
+def test_selecting() -> None:
+    available = engines.engines()
+    assert engines.select() is available[0]
+    for engine in available:
+        assert engines.select(engine.name) is engine
+    with pytest.raises(ModuleError, match=r"no engine 'v8' here; there is: .*wasmtime"):
+        engines.select("v8")
+
+
+def test_preloading_starts_no_thread() -> None:
+    child = os.fork()
+    if child == 0:
+        engines.preload()
+        os._exit(len(os.listdir("/proc/self/task")))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
