@@ -1,0 +1,242 @@
+"""Process 5: one module's bytes in, its native artifact out.
+
+A compiler is a large program that reads hostile input, so it runs where a bug in it is of little
+use: without files, network, user or privilege, with a bounded share of the machine, and as the
+first process of a PID namespace, so that whatever it starts ends with it. `start` and
+`Compilation` are the shim's side of it; neither blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import resource
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from shim.engines.base import Engine, ModuleError
+from shim.engines.cache import read_artifact, write_artifact
+from shim.engines.snapshot import contents
+from shim.linux import clone, credentials, files, mounts, signals
+
+_NAMESPACES: Final = (
+    clone.CLONE_NEWNS
+    | clone.CLONE_NEWPID
+    | clone.CLONE_NEWNET
+    | clone.CLONE_NEWIPC
+    | clone.CLONE_NEWUTS
+    | clone.CLONE_NEWCGROUP
+)
+_NOBODY: Final = 65534
+_DESCRIPTORS: Final = 64
+_REPORT_BYTES: Final = 4096
+_REASON_CHARACTERS: Final = 500
+
+# Exit statuses; the reason is on stderr.
+_REFUSED: Final = 3
+_NO_MEMORY: Final = 4
+_NO_SPACE: Final = 5
+_NOT_CONFINED: Final = 6
+_TOO_LATE: Final = 128 + signal.SIGALRM
+
+_OUT_OF_MEMORY: Final = re.compile("memory allocation of|out of memory|annot allocate memory")
+_NO_REASON: Final = ("note:", "stack backtrace:")  # how a Rust panic ends
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one compilation may use. Times are in seconds, sizes in bytes."""
+
+    cpu: int = 120
+    time: int = 300
+    memory: int = 4 << 30  # address space; threads reserve some of it and never use it
+    memory_per_byte: int = 128  # of the module; cranelift was seen to take 100
+    artifact: int = 1 << 30
+    tasks: int = 4096  # counted by the kernel together with everything else that nobody runs
+
+    def memory_for(self, size: int) -> int:
+        """Return what a module of `size` bytes may take, beyond what the shim itself has mapped."""
+        return self.memory + self.memory_per_byte * size
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A compiler at work. Its end makes `pidfd` readable; then `result` is due, once."""
+
+    pid: int
+    pidfd: int
+    _key: bytes
+    _outputs: Sequence[int]
+    _report: int
+    _limits: Limits
+    _memory: int
+
+    def kill(self) -> None:
+        """End it early. `result` is due all the same."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def result(self) -> int:
+        """Reap the compiler; return the one output that holds the artifact, for `store`.
+
+        Every other descriptor of the compilation is closed. Raises ModuleError, with the reason in
+        one line, if there is no artifact because of the module, OSError if because of the machine.
+        Blocks if the compiler has not ended.
+        """
+        unused = [*self._outputs, self._report, self.pidfd]
+        try:
+            _, status, usage = os.wait4(self.pid, 0)
+            report = os.pread(self._report, _REPORT_BYTES, 0).decode(errors="replace")
+            exit_code = os.waitstatus_to_exitcode(status)
+            if exit_code != 0:
+                self._explain(exit_code, usage.ru_utime + usage.ru_stime, report)
+            for fd in self._outputs:
+                try:
+                    read_artifact(fd, self._key)
+                except ValueError:
+                    continue
+                unused.remove(fd)
+                return fd
+            raise ModuleError("the compiler left no artifact")
+        finally:
+            for fd in unused:
+                os.close(fd)
+
+    def _explain(self, exit_code: int, cpu: float, report: str) -> None:
+        """Raise the error that tells why the compiler did not end well."""
+        reason = _one_line(report)
+        if exit_code == _REFUSED:
+            raise ModuleError(reason)
+        if exit_code == _NO_SPACE:
+            raise OSError(errno.ENOSPC, reason)
+        if exit_code == _NOT_CONFINED:
+            raise OSError(errno.EPERM, f"cannot confine a compiler: {reason}")
+        if exit_code == -signal.SIGKILL and cpu >= self._limits.cpu - 0.5:
+            raise ModuleError(f"compilation exceeded its limit of {self._limits.cpu} s of CPU time")
+        if exit_code == _TOO_LATE:
+            raise ModuleError(f"compilation exceeded its limit of {self._limits.time} s")
+        if exit_code == _NO_MEMORY or _OUT_OF_MEMORY.search(report):
+            raise ModuleError(
+                f"compilation exceeded its limit of {self._memory >> 20} MiB of memory"
+            )
+        how = f"signal {-exit_code}" if exit_code < 0 else f"status {exit_code}"
+        raise ModuleError(f"the compiler failed ({how})" + (f": {reason}" if reason else ""))
+
+
+def start(
+    engine: Engine,
+    key: bytes,
+    wasm: int,
+    outputs: Sequence[int],
+    *,
+    limits: Limits | None = None,
+    cgroup: int | None = None,
+) -> Compilation:
+    """Clone a compiler for the module in the file `wasm`, which does not change, such as a memfd.
+
+    The artifact goes to the first of `outputs`, empty files, whose disk can take it: a draft of the
+    cache, then a memfd. They are taken over; `wasm` is not. `cgroup` as for `clone`, whose
+    conditions and errors apply.
+    """
+    limits = limits or Limits()
+    size = os.fstat(wasm).st_size
+    report = os.memfd_create("report", os.MFD_CLOEXEC)
+
+    def entry() -> None:
+        try:
+            _confine(wasm, outputs, report, limits, size)
+        except OSError as error:
+            _give_up(_NOT_CONFINED, str(error))
+        _write(key, _compile(engine, wasm, size, limits), outputs)
+
+    try:
+        child = clone.clone(entry, _NAMESPACES, cgroup=cgroup)
+    except BaseException:
+        for fd in (*outputs, report):
+            os.close(fd)
+        raise
+    return Compilation(*child, key, outputs, report, limits, limits.memory_for(size))
+
+
+def _confine(wasm: int, outputs: Sequence[int], report: int, limits: Limits, size: int) -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    for number, fd in enumerate((null, null, report)):
+        os.dup2(fd, number)
+    kept = {wasm, *outputs}
+    files.keep_only(kept)
+
+    credentials.set_name("pywasm-compiler")
+    # When memory is short, whoever can be started again goes first.
+    with open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")
+    with open("/proc/self/statm") as statm:
+        mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    # An empty root that nobody can write to, and nothing of the host's below it.
+    mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+    flags = mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+    mounts.mount("pywasm-compiler", "/proc", "tmpfs", flags, "size=4k,nr_inodes=1,mode=555")
+    root = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
+    mounts.enter_root(root)
+    os.close(root)
+
+    for limit, value in (
+        (resource.RLIMIT_CPU, limits.cpu),
+        (resource.RLIMIT_AS, mapped + limits.memory_for(size)),
+        (resource.RLIMIT_FSIZE, limits.artifact + 4096),
+        (resource.RLIMIT_NPROC, limits.tasks),
+        (resource.RLIMIT_NOFILE, max(_DESCRIPTORS, *kept) + 1),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(limit, (value, value))
+    # Without an exec that could give some back, a change of user takes every capability for good.
+    credentials.set_user(_NOBODY, _NOBODY)
+    credentials.no_new_privs()
+    credentials.set_pdeathsig(signal.SIGKILL)
+    # CPU time does not pass in a deadlock. A handler, because this is a PID 1.
+    signals.exit_on([signal.SIGALRM])
+    signal.setitimer(signal.ITIMER_REAL, limits.time)
+
+
+def _compile(engine: Engine, wasm: int, size: int, limits: Limits) -> bytes:
+    try:
+        with contents(wasm, size) as module:
+            artifact = engine.compile(bytes(module))
+    except ModuleError as error:
+        _give_up(_REFUSED, str(error))
+    except MemoryError:
+        _give_up(_NO_MEMORY, "out of memory")
+    if len(artifact) > limits.artifact:
+        _give_up(_REFUSED, f"compilation exceeded its limit of {limits.artifact} bytes of artifact")
+    return artifact
+
+
+def _write(key: bytes, artifact: bytes, outputs: Sequence[int]) -> None:
+    problem = "nowhere to put the artifact"
+    for fd in outputs:
+        try:
+            write_artifact(fd, key, artifact)
+        except OSError as error:
+            problem = f"artifact: {error.strerror}"
+            os.ftruncate(fd, 0)
+        else:
+            return
+    _give_up(_NO_SPACE, problem)
+
+
+def _give_up(status: int, reason: str) -> NoReturn:
+    # What a library may have said before is not part of the reason.
+    os.ftruncate(2, 0)
+    os.pwrite(2, reason.encode(errors="replace"), 0)
+    raise SystemExit(status)
+
+
+def _one_line(report: str) -> str:
+    """Return the last line of a report, where tracebacks and panics have their message."""
+    lines = [line for line in report.splitlines() if line and not line.startswith(_NO_REASON)]
+    line = "".join(c if c.isprintable() else " " for c in lines[-1]) if lines else ""
+    return line.strip()[:_REASON_CHARACTERS]

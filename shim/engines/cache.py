@@ -1,0 +1,285 @@
+"""Compiled modules on disk. A library, for the shim, which writes, and the guest, which only reads.
+
+An artifact is native code that somebody will jump into, so it is loaded only from a directory that
+belongs to root alone, and only if its trailer says that it was made for this key. One file each,
+named by the key:
+
+    artifact                    at offset 0, so that an engine can map the file as it is
+    trailer      88 bytes       magic, version, length of the artifact, key, SHA-256 of the artifact
+
+Hashing a large artifact on every start would cost more than loading it. So an artifact that was
+verified once it had settled on disk gets a modification time from long ago. Whatever writes to it
+later moves that to the present, and it is hashed again. Until it has settled it is hashed too: what
+a file holds after a power failure is anybody's guess, and waiting for the disk would delay the
+first start. The access time tells the least recently used; we set it ourselves, since many
+filesystems do not.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import struct
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from shim.engines.snapshot import contents, digest
+
+MAX_TOTAL: Final = 2 << 30  # bytes
+MAX_COUNT: Final = 4096  # artifacts; what storing looks through must stay a matter of milliseconds
+
+_TRAILER: Final = struct.Struct("<8sIIQ32s32s")
+_MAGIC: Final = b"pywasm\r\n"
+_VERSION: Final = 1
+_VERIFIED_NS: Final = 1_000_000_000 * 1_000_000_000  # whole seconds: every filesystem can hold it
+_SETTLED_SECONDS: Final = 120  # the kernel's default is to write back after 30, at the latest 35
+_TOUCH_SECONDS: Final = 3600
+_PARTIAL: Final = ".partial-"
+
+
+class Artifact(NamedTuple):
+    """An artifact in an open file, of which it is the first `length` bytes."""
+
+    fd: int
+    length: int
+
+    def read(self) -> bytes:
+        """Return a copy; engines that only take `bytes` want one."""
+        with contents(self.fd, self.length) as data:
+            return bytes(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.fd)
+
+
+def key(module_digest: bytes, fingerprint: str) -> bytes:
+    """Return the key of a module's artifact for one engine, version and set of CPU features."""
+    return hashlib.sha256(module_digest + fingerprint.encode()).digest()
+
+
+def write_artifact(fd: int, key: bytes, artifact: bytes) -> None:
+    """Write an artifact and its trailer to an empty file. Raises OSError."""
+    checksum = hashlib.sha256(artifact).digest()
+    trailer = _TRAILER.pack(_MAGIC, _VERSION, 0, len(artifact), key, checksum)
+    for part in (artifact, trailer):
+        rest = memoryview(part)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+
+
+def read_artifact(fd: int, key: bytes) -> Artifact:
+    """Take a descriptor that `write_artifact` wrote to. Raises ValueError where it did not."""
+    length, _ = _read_trailer(fd, os.fstat(fd).st_size, key)
+    return Artifact(fd, length)
+
+
+def _read_trailer(fd: int, size: int, key: bytes) -> tuple[int, bytes]:
+    length = size - _TRAILER.size
+    if length < 0:
+        raise ValueError("truncated")
+    magic, version, _, said, made_for, checksum = _TRAILER.unpack(
+        os.pread(fd, _TRAILER.size, length)
+    )
+    if magic != _MAGIC or version != _VERSION:
+        raise ValueError("not an artifact, or one of another version")
+    if said != length:
+        raise ValueError(f"{length} bytes long instead of {said}")
+    if made_for != key:
+        raise ValueError("made for another module or engine")
+    return length, checksum
+
+
+def open_directory(path: str) -> int:
+    """Make a directory that only we may enter, with its parents, or check the one there is.
+
+    Every directory on the way must be root's (or ours), and nobody else's to write to, and none may
+    be a symbolic link. Returns a descriptor. Raises OSError, PermissionError for a directory that
+    is not trusted.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    names = [name for name in os.path.abspath(path).split("/") if name]
+    fd = os.open("/", flags)
+    try:
+        for depth, name in enumerate(names, 1):
+            last = depth == len(names)
+            try:
+                os.mkdir(name, 0o700, dir_fd=fd)
+            except FileExistsError:
+                pass
+            here = "/" + "/".join(names[:depth])
+            try:
+                below = os.open(name, flags, dir_fd=fd)
+            except OSError as error:
+                raise OSError(error.errno, "not a plain directory", here) from None
+            os.close(fd)
+            fd = below
+            status = os.fstat(fd)
+            shared = status.st_mode & (0o077 if last else 0o022)
+            if not last and status.st_mode & stat.S_ISVTX:
+                shared = 0  # in a sticky directory nobody can replace what is ours
+            if shared or status.st_uid not in (0, os.geteuid()):
+                raise PermissionError(errno.EPERM, "others may write to the directory", here)
+        return fd
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+class ArtifactCache:
+    """The artifacts in a directory, given by a descriptor, that several processes share.
+
+    A process needs nothing but the descriptor to load from it: it may have left the filesystem of
+    the directory, but it must still be the user who may enter it. `report` is told, in one line,
+    about files that were thrown away.
+    """
+
+    def __init__(
+        self,
+        directory: int,
+        *,
+        max_total: int = MAX_TOTAL,
+        max_count: int = MAX_COUNT,
+        report: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self._directory = directory
+        self._max_total = max_total
+        self._max_count = max_count
+        self._report = report
+
+    def load(self, key: bytes) -> Artifact | None:
+        """Return the artifact for a key, or `None`, also where a file was not fit to be loaded."""
+        name = key.hex()
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME
+        try:
+            fd = os.open(name, flags, dir_fd=self._directory)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EPERM):  # the latter for O_NOATIME
+                self._discard(name, "a symbolic link, or somebody else's")
+            else:
+                self._report(f"artifact {name} not loaded: {error.strerror}")
+            return None
+        try:
+            return Artifact(fd, self._check(fd, key))
+        except (ValueError, OSError) as error:
+            os.close(fd)
+            self._discard(name, str(error))
+            return None
+
+    def draft(self) -> int:
+        """Return a nameless file on the cache's disk to write an artifact to.
+
+        An artifact written elsewhere would have to be copied here by `store`, in a process that
+        may have no time to wait for a disk. Raises OSError where the filesystem has no such files.
+        """
+        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._directory)
+
+    def store(self, key: bytes, fd: int) -> Artifact:
+        """Keep the artifact that was written to `fd`, a draft of ours or any other file.
+
+        Takes `fd` over. The artifact returned, read-only, is for this run in any case; that it
+        could not be stored is only reported. Raises ValueError where `fd` holds none for `key`.
+        """
+        try:
+            length = read_artifact(fd, key).length
+            size = length + _TRAILER.size
+            try:
+                if size > self._max_total:
+                    raise OSError(errno.EFBIG, f"larger than the cache's {self._max_total} bytes")
+                self._evict(self._max_total - size, self._max_count - 1)
+                self._publish(key.hex(), fd)
+            except OSError as error:
+                self._report(f"artifact {key.hex()} not stored: {error}")
+            # Nobody who runs a module needs a descriptor that can write to the cache.
+            return Artifact(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC), length)
+        finally:
+            os.close(fd)
+
+    def _check(self, fd: int, key: bytes) -> int:
+        """Return the length of the artifact in a file, or raise ValueError, or OSError."""
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise ValueError("others may write to it")
+        length, checksum = _read_trailer(fd, status.st_size, key)
+        mtime, now = status.st_mtime_ns, time.time()
+        if mtime != _VERIFIED_NS:
+            if digest(fd, length) != checksum:
+                raise ValueError("corrupt")
+            if now - status.st_mtime > _SETTLED_SECONDS:
+                mtime = _VERIFIED_NS
+        if mtime != status.st_mtime_ns or now - status.st_atime > _TOUCH_SECONDS:
+            try:
+                os.utime(fd, ns=(int(now * 1e9), mtime))
+            except OSError:
+                pass  # on a read-only mount, say; the next one will do it
+        return length
+
+    def _discard(self, name: str, reason: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self._directory)
+        except OSError:
+            pass  # not ours to remove, or somebody else was faster
+        self._report(f"artifact {name} discarded: {reason}")
+
+    def _publish(self, name: str, fd: int) -> None:
+        """Give a complete file its name. Whoever was faster with the same artifact wins."""
+        try:
+            os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=self._directory, follow_symlinks=True)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.ENOENT, errno.EPERM):
+                raise
+            self._copy(fd, name)  # no draft of ours
+
+    def _copy(self, source: int, name: str) -> None:
+        partial = _PARTIAL + os.urandom(8).hex()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(partial, flags, 0o600, dir_fd=self._directory)
+        try:
+            offset = 0
+            while count := os.sendfile(fd, source, offset, 1 << 30):
+                offset += count
+            os.rename(partial, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except BaseException:
+            os.unlink(partial, dir_fd=self._directory)
+            raise
+        finally:
+            os.close(fd)
+
+    def _evict(self, max_total: int, max_count: int) -> None:
+        """Remove the least recently used artifacts until no more than this is left."""
+        found = []
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if entry.name.startswith(_PARTIAL):
+                    # Left behind by a process that was killed, unless it is being written now.
+                    if time.time() - status.st_mtime > _TOUCH_SECONDS:
+                        self._remove(entry.name)
+                elif stat.S_ISREG(status.st_mode):
+                    found.append((status.st_atime_ns, status.st_size, entry.name))
+        found.sort()
+        total, count = sum(size for _, size, _ in found), len(found)
+        for _, size, name in found:
+            if total <= max_total and count <= max_count:
+                break
+            self._remove(name)
+            total -= size
+            count -= 1
+
+    def _remove(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self._directory)
+        except FileNotFoundError:
+            pass

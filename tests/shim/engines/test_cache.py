@@ -1,0 +1,394 @@
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shim.engines.cache import (
+    Artifact,
+    ArtifactCache,
+    key,
+    open_directory,
+    read_artifact,
+    write_artifact,
+)
+
+KEY = key(b"\1" * 32, "engine 1.0 sse2")
+CODE = os.urandom(10_000)
+AN_HOUR_AGO = time.time_ns() - 3_601_000_000_000
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[int]:
+    fd = open_directory(str(tmp_path / "state" / "artifacts"))
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def reports() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def cache(directory: int, reports: list[str]) -> ArtifactCache:
+    return ArtifactCache(directory, report=reports.append)
+
+
+def keep(cache: ArtifactCache, key: bytes = KEY, code: bytes = CODE) -> None:
+    fd = cache.draft()
+    write_artifact(fd, key, code)
+    cache.store(key, fd).close()
+
+
+def loaded(cache: ArtifactCache, key: bytes = KEY) -> bytes | None:
+    artifact = cache.load(key)
+    if artifact is None:
+        return None
+    try:
+        return artifact.read()
+    finally:
+        artifact.close()
+
+
+def age(directory: int, name: str = KEY.hex(), ns: int = AN_HOUR_AGO) -> None:
+    os.utime(name, ns=(ns, ns), dir_fd=directory)
+
+
+def damage(directory: int, offset: int = 5000, data: bytes = b"\xcc" * 8) -> None:
+    fd = os.open(KEY.hex(), os.O_WRONLY, dir_fd=directory)
+    os.pwrite(fd, data, offset)
+    os.close(fd)
+
+
+def test_keys_differ_by_module_and_engine() -> None:
+    keys = {key(module * 32, engine) for module in (b"\1", b"\2") for engine in ("a", "b")}
+    assert len(keys) == 4
+    assert all(len(value) == 32 for value in keys)
+
+
+def test_nothing_stored(cache: ArtifactCache, reports: list[str]) -> None:
+    assert cache.load(KEY) is None
+    assert reports == []
+
+
+@pytest.mark.parametrize("code", [b"", b"x", CODE])
+def test_store_and_load(
+    cache: ArtifactCache, directory: int, reports: list[str], code: bytes
+) -> None:
+    draft = cache.draft()
+    assert os.listdir(directory) == []
+    write_artifact(draft, KEY, code)
+    stored = cache.store(KEY, draft)
+    assert stored.read() == code
+    assert fcntl.fcntl(stored.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    stored.close()
+    assert loaded(cache) == code
+    assert os.listdir(directory) == [KEY.hex()]
+    assert os.stat(KEY.hex(), dir_fd=directory).st_mode & 0o777 == 0o600
+    assert loaded(cache, key(b"\2" * 32, "")) is None
+    assert reports == []
+
+
+def test_an_artifact_from_elsewhere_is_copied(cache: ArtifactCache, directory: int) -> None:
+    memfd = os.memfd_create("artifact")
+    write_artifact(memfd, KEY, CODE)
+    cache.store(KEY, memfd).close()
+    assert loaded(cache) == CODE
+    assert os.listdir(directory) == [KEY.hex()]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(memfd)
+
+
+def test_the_directory_may_be_out_of_reach_by_name(cache: ArtifactCache, directory: int) -> None:
+    keep(cache)
+    code = """
+import os, sys
+from shim.engines.cache import ArtifactCache
+os.chroot(sys.argv[3])
+os.chdir("/")
+artifact = ArtifactCache(int(sys.argv[1])).load(bytes.fromhex(sys.argv[2]))
+sys.stdout.buffer.write(artifact.read())
+"""
+    empty = os.path.join(os.readlink(f"/proc/self/fd/{directory}"), "empty")
+    os.mkdir(empty)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(directory), KEY.hex(), empty],
+        stdout=subprocess.PIPE,
+        check=True,
+        pass_fds=[directory],
+    )
+    assert done.stdout == CODE
+
+
+def test_read_artifact_takes_only_what_was_made_for_the_key() -> None:
+    fd = os.memfd_create("artifact")
+    try:
+        with pytest.raises(ValueError, match=r"^truncated$"):
+            read_artifact(fd, KEY)
+        write_artifact(fd, KEY, CODE)
+        assert read_artifact(fd, KEY) == Artifact(fd, len(CODE))
+        with pytest.raises(ValueError, match="made for another"):
+            read_artifact(fd, bytes(32))
+        os.write(fd, b"\0")
+        with pytest.raises(ValueError, match="not an artifact"):
+            read_artifact(fd, KEY)
+    finally:
+        os.close(fd)
+
+
+def test_store_refuses_what_is_no_artifact(cache: ArtifactCache, directory: int) -> None:
+    draft = cache.draft()
+    os.write(draft, CODE)
+    with pytest.raises(ValueError, match="not an artifact"):
+        cache.store(KEY, draft)
+    assert os.listdir(directory) == []
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(draft)
+
+
+def test_corrupt_while_young(cache: ArtifactCache, directory: int, reports: list[str]) -> None:
+    keep(cache)
+    damage(directory)
+    assert cache.load(KEY) is None
+    assert os.listdir(directory) == []
+    assert reports == [f"artifact {KEY.hex()} discarded: corrupt"]
+
+
+def test_corrupt_after_it_was_verified(cache: ArtifactCache, directory: int) -> None:
+    keep(cache)
+    age(directory)
+    assert loaded(cache) == CODE  # verifies, for good
+    damage(directory)
+    assert cache.load(KEY) is None
+    assert os.listdir(directory) == []
+
+
+def test_a_verified_artifact_is_not_hashed_again(cache: ArtifactCache, directory: int) -> None:
+    keep(cache)
+    age(directory)
+    assert loaded(cache) == CODE
+    verified = os.stat(KEY.hex(), dir_fd=directory)
+    assert verified.st_mtime_ns < AN_HOUR_AGO
+    # Damage that leaves no trace is what shows that nobody looked.
+    damage(directory)
+    os.utime(KEY.hex(), ns=(verified.st_atime_ns, verified.st_mtime_ns), dir_fd=directory)
+    assert loaded(cache) not in (None, CODE)
+
+
+def test_intact_but_touched_is_verified_anew(cache: ArtifactCache, directory: int) -> None:
+    keep(cache)
+    age(directory)
+    assert loaded(cache) == CODE
+    verified = os.stat(KEY.hex(), dir_fd=directory).st_mtime_ns
+    age(directory)
+    assert loaded(cache) == CODE
+    assert os.stat(KEY.hex(), dir_fd=directory).st_mtime_ns == verified
+
+
+@pytest.mark.parametrize("verified", [False, True])
+@pytest.mark.parametrize("size", [0, 87, 88, 5000, len(CODE) + 87, len(CODE) + 89])
+def test_wrong_length(cache: ArtifactCache, directory: int, size: int, verified: bool) -> None:
+    keep(cache)
+    if verified:
+        age(directory)
+        assert loaded(cache) == CODE
+    stamp = os.stat(KEY.hex(), dir_fd=directory)
+    path = f"/proc/self/fd/{directory}/{KEY.hex()}"
+    os.truncate(path, size)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert cache.load(KEY) is None
+    assert os.listdir(directory) == []
+
+
+def test_the_artifact_of_another_module(cache: ArtifactCache, directory: int) -> None:
+    other = key(b"\2" * 32, "engine 1.0 sse2")
+    keep(cache, other)
+    os.rename(other.hex(), KEY.hex(), src_dir_fd=directory, dst_dir_fd=directory)
+    assert cache.load(KEY) is None
+    assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize(("uid", "mode"), [(65534, 0o600), (0, 0o620), (0, 0o602)])
+def test_others_could_have_written_it(
+    cache: ArtifactCache, directory: int, uid: int, mode: int
+) -> None:
+    keep(cache)
+    os.chown(f"/proc/self/fd/{directory}/{KEY.hex()}", uid, 0)
+    os.chmod(f"/proc/self/fd/{directory}/{KEY.hex()}", mode)
+    assert cache.load(KEY) is None
+    assert os.listdir(directory) == []
+
+
+def test_a_link_is_not_followed(cache: ArtifactCache, directory: int, tmp_path: Path) -> None:
+    keep(cache)
+    os.rename(KEY.hex(), tmp_path / "elsewhere", src_dir_fd=directory)
+    os.symlink(tmp_path / "elsewhere", KEY.hex(), dir_fd=directory)
+    assert cache.load(KEY) is None
+    assert os.listdir(directory) == []
+    assert (tmp_path / "elsewhere").exists()
+
+
+def test_a_fifo_does_not_block(cache: ArtifactCache, directory: int) -> None:
+    os.mkfifo(KEY.hex(), 0o600, dir_fd=directory)
+    assert cache.load(KEY) is None
+    assert os.listdir(directory) == []
+
+
+def test_two_writers_of_one_key(cache: ArtifactCache, directory: int) -> None:
+    drafts = [cache.draft(), cache.draft()]
+    for draft in drafts:
+        write_artifact(draft, KEY, CODE)
+    artifacts = [cache.store(KEY, draft) for draft in drafts]
+    assert [artifact.read() for artifact in artifacts] == [CODE, CODE]
+    for artifact in artifacts:
+        artifact.close()
+    assert os.listdir(directory) == [KEY.hex()]
+
+
+WRITER = """
+import os, sys
+from shim.engines.cache import ArtifactCache, open_directory, write_artifact
+cache = ArtifactCache(open_directory(sys.argv[1]), max_count=3)
+for round in range(100):
+    key = bytes([round % 5]) * 32
+    artifact = cache.load(key)
+    if artifact is None:
+        fd = cache.draft() if round % 2 else os.memfd_create("artifact")
+        write_artifact(fd, key, key * 1000)
+        artifact = cache.store(key, fd)
+    assert artifact.read() == key * 1000
+    artifact.close()
+"""
+
+
+def test_several_processes(cache: ArtifactCache, directory: int) -> None:
+    path = os.readlink(f"/proc/self/fd/{directory}")
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, path]) for _ in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    names = os.listdir(directory)
+    assert 0 < len(names) <= 5
+    assert all(len(name) == 64 for name in names)
+
+
+def test_least_recently_used_goes_first(directory: int, reports: list[str]) -> None:
+    cache = ArtifactCache(directory, max_total=35_000, report=reports.append)
+    keys = [key(bytes([number]) * 32, "") for number in range(4)]
+    for number, each in enumerate(keys[:3]):
+        keep(cache, each)
+        age(directory, each.hex(), AN_HOUR_AGO + number * 10**9)
+    assert loaded(cache, keys[0]) == CODE  # now the most recent
+    keep(cache, keys[3])
+    assert set(os.listdir(directory)) == {keys[0].hex(), keys[2].hex(), keys[3].hex()}
+    assert reports == []
+
+
+def test_use_is_noted_at_most_once_an_hour(cache: ArtifactCache, directory: int) -> None:
+    keep(cache)
+    age(directory)
+    assert loaded(cache) == CODE
+    verified = os.stat(KEY.hex(), dir_fd=directory).st_mtime_ns
+    noted = []
+    for ago in (3_000, 4_000):
+        os.utime(KEY.hex(), ns=(time.time_ns() - ago * 10**9, verified), dir_fd=directory)
+        before = os.stat(KEY.hex(), dir_fd=directory).st_atime_ns
+        artifact = cache.load(KEY)
+        assert artifact is not None
+        noted.append(os.stat(KEY.hex(), dir_fd=directory).st_atime_ns != before)
+        artifact.close()
+    assert noted == [False, True]
+
+
+def test_number_of_artifacts_is_bounded(directory: int) -> None:
+    cache = ArtifactCache(directory, max_count=5)
+    for number in range(20):
+        keep(cache, key(bytes([number]) * 32, ""))
+    assert len(os.listdir(directory)) == 5
+
+
+def test_larger_than_the_cache(directory: int, reports: list[str]) -> None:
+    small = ArtifactCache(directory, max_total=20_000, report=reports.append)
+    keep(small)
+    other = key(b"\2" * 32, "")
+    draft = small.draft()
+    write_artifact(draft, other, CODE * 3)
+    artifact = small.store(other, draft)
+    assert artifact.read() == CODE * 3
+    artifact.close()
+    assert os.listdir(directory) == [KEY.hex()]
+    assert "larger than" in reports[0]
+
+
+def test_leftovers_are_removed(cache: ArtifactCache, directory: int) -> None:
+    for name in (".partial-old", ".partial-new"):
+        os.close(os.open(name, os.O_CREAT, 0o600, dir_fd=directory))
+    age(directory, ".partial-old")
+    keep(cache)
+    assert set(os.listdir(directory)) == {".partial-new", KEY.hex()}
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[int]:
+    """Return a directory on a disk of 32 KiB."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k,mode=700", "x", tmp_path], check=True)
+    fd = open_directory(str(tmp_path))
+    yield fd
+    os.close(fd)
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_disk_full(full: int, reports: list[str]) -> None:
+    cache = ArtifactCache(full, report=reports.append)
+    draft = cache.draft()
+    with pytest.raises(OSError, match="No space left"):
+        write_artifact(draft, KEY, CODE * 10)
+    os.close(draft)
+    memfd = os.memfd_create("artifact")
+    write_artifact(memfd, KEY, CODE * 10)
+    artifact = cache.store(KEY, memfd)
+    assert artifact.read() == CODE * 10
+    artifact.close()
+    assert os.listdir(full) == []
+    assert reports == [
+        f"artifact {KEY.hex()} not stored: [Errno {errno.ENOSPC}] No space left on device"
+    ]
+
+
+def test_directory_is_private(tmp_path: Path) -> None:
+    os.close(open_directory(str(tmp_path / "a" / "b")))
+    for name in ("a", "a/b"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
+    os.close(open_directory(str(tmp_path / "a" / "b")))
+
+
+@pytest.mark.parametrize("where", ["a", "a/b"])
+def test_directory_of_others(tmp_path: Path, where: str) -> None:
+    path = str(tmp_path / "a" / "b")
+    os.close(open_directory(path))
+    changes: list[tuple[Callable[..., None], tuple[int, ...], tuple[int, ...]]] = [
+        (os.chmod, (0o770,), (0o700,)),
+        (os.chown, (1, 1), (0, 0)),
+    ]
+    for change, bad, good in changes:
+        change(tmp_path / where, *bad)
+        with pytest.raises(PermissionError) as caught:
+            open_directory(path)
+        assert caught.value.filename == str(tmp_path / where)
+        change(tmp_path / where, *good)
+    os.close(open_directory(path))
+
+
+@pytest.mark.parametrize("where", ["a", "a/b"])
+def test_directory_behind_a_link(tmp_path: Path, where: str) -> None:
+    path = str(tmp_path / "a" / "b")
+    os.close(open_directory(path))
+    os.rename(tmp_path / where, tmp_path / "moved")
+    os.symlink(tmp_path / "moved", tmp_path / where)
+    with pytest.raises(OSError, match="not a plain directory") as caught:
+        open_directory(path)
+    assert caught.value.filename == str(tmp_path / where)

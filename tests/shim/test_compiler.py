@@ -1,0 +1,414 @@
+import asyncio
+import ctypes
+import errno
+import json
+import os
+import select
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim.compiler import Compilation, Limits, start
+from shim.engines import engines
+from shim.engines.base import Engine, ModuleError
+from shim.engines.cache import ArtifactCache, key, open_directory, read_artifact
+from shim.engines.snapshot import seal
+from shim.linux import mounts
+
+KEY = key(b"\1" * 32, "test")
+
+
+class EngineOf:
+    """An engine whose compiler is a function."""
+
+    name = "test"
+    version = "1"
+
+    def __init__(self, compile: Callable[[bytes], bytes]) -> None:
+        self.compile = compile
+
+    def fingerprint(self) -> str:
+        return "test"
+
+
+def leb128(number: int) -> bytes:
+    low, rest = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + leb128(rest) if rest else bytes([low])
+
+
+def function_of(instructions: bytes, times: int) -> bytes:
+    """Return a module whose one function, of one i32 parameter, repeats some instructions."""
+    body = b"\0" + instructions * times + b"\x0b"
+    sections = {1: b"\1\x60\1\x7f\0", 3: b"\1\0", 10: b"\1" + leb128(len(body)) + body}
+    return b"\0asm\1\0\0\0" + b"".join(
+        bytes([number]) + leb128(len(content)) + content for number, content in sections.items()
+    )
+
+
+ADD = b"\x20\0\x41\7\x6a\x21\0"  # parameter = parameter + 7
+BRANCH = b"\x02\x40\x20\0\x0d\0\x0b"  # block: leave it if the parameter is not 0
+
+
+def module_file(data: bytes) -> int:
+    fd = os.memfd_create("module", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, data)
+    seal(fd)
+    return fd
+
+
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    before = sorted(os.listdir("/proc/self/fd"))
+    yield
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def begin(
+    compile: Callable[[bytes], bytes], wasm: bytes = b"\0asm", limits: Limits | None = None
+) -> Compilation:
+    fd = module_file(wasm)
+    try:
+        engine: Any = EngineOf(compile)
+        return start(engine, KEY, fd, [os.memfd_create("artifact")], limits=limits)
+    finally:
+        os.close(fd)
+
+
+def artifact_in(fd: int) -> bytes:
+    artifact = read_artifact(fd, KEY)
+    try:
+        return artifact.read()
+    finally:
+        artifact.close()
+
+
+def compiled(
+    compile: Callable[[bytes], bytes], wasm: bytes = b"\0asm", limits: Limits | None = None
+) -> bytes:
+    return artifact_in(begin(compile, wasm, limits).result())
+
+
+pytestmark = pytest.mark.usefixtures("descriptors")
+
+
+@pytest.mark.parametrize("wasm", [b"", b"\0asm", os.urandom(3_000_000)])
+def test_compiles(wasm: bytes) -> None:
+    assert compiled(lambda module: module[::-1], wasm) == wasm[::-1]
+
+
+async def test_the_loop_is_told_of_the_end() -> None:
+    work = begin(lambda module: time.sleep(0.1) or module)  # type: ignore[func-returns-value]
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(work.pidfd, ended.set)
+    assert not ended.is_set()
+    await asyncio.wait_for(ended.wait(), 10)
+    loop.remove_reader(work.pidfd)
+    assert artifact_in(work.result()) == b"\0asm"
+
+
+def test_a_module_that_is_refused() -> None:
+    def refuse(module: bytes) -> bytes:
+        os.write(2, b"warning: noise of a library\n")
+        raise ModuleError("invalid byte at offset 4")
+
+    with pytest.raises(ModuleError, match=r"^invalid byte at offset 4$"):
+        compiled(refuse)
+
+
+def test_a_compiler_that_raises() -> None:
+    def fail(module: bytes) -> bytes:
+        raise RuntimeError("panicked at\x1b[31m codegen")
+
+    with pytest.raises(ModuleError) as caught:
+        compiled(fail)
+    message = "the compiler failed (status 70): RuntimeError: panicked at [31m codegen"
+    assert str(caught.value) == message
+
+
+def crash(module: bytes) -> bytes:
+    ctypes.string_at(0)
+    return module
+
+
+def sleep(module: bytes) -> bytes:
+    time.sleep(60)
+    return module
+
+
+def spin(module: bytes) -> bytes:
+    while True:
+        pass
+
+
+def test_a_compiler_that_crashes() -> None:
+    with pytest.raises(ModuleError, match=r"^the compiler failed \(signal 11\)$"):
+        compiled(crash)
+
+
+def test_a_compiler_that_is_killed() -> None:
+    work = begin(sleep)
+    work.kill()
+    select.select([work.pidfd], [], [])
+    work.kill()  # of one that has ended is nothing
+    with pytest.raises(ModuleError, match=r"^the compiler failed \(signal 9\)$"):
+        work.result()
+
+
+def test_limit_of_cpu_time() -> None:
+    with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 1 s of CPU time$"):
+        compiled(spin, limits=Limits(cpu=1))
+
+
+def test_limit_of_time() -> None:
+    with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 1 s$"):
+        compiled(sleep, limits=Limits(time=1))
+
+
+def rust_alike(module: bytes) -> bytes:
+    os.write(2, b"memory allocation of 4294967296 bytes failed\n")
+    os.abort()
+
+
+def panic(module: bytes) -> bytes:
+    os.write(2, b"thread panicked at x.rs:1\nregisters ran out\nnote: see the manual\n\n")
+    os.abort()
+
+
+def test_a_compiler_that_panics() -> None:
+    with pytest.raises(
+        ModuleError, match=r"^the compiler failed \(signal \d+\): registers ran out$"
+    ):
+        compiled(panic)
+
+
+@pytest.mark.parametrize("compile", [lambda module: bytes(1 << 30), rust_alike])
+def test_limit_of_memory(compile: Callable[[bytes], bytes]) -> None:
+    limits = Limits(memory=256 << 20, memory_per_byte=1 << 20)
+    with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 260 MiB of memory$"):
+        compiled(compile, limits=limits)
+    larger = Limits(memory=256 << 20, memory_per_byte=1 << 30)
+    assert compiled(lambda module: bytes(1 << 30)[:1], limits=larger) == b"\0"
+
+
+def test_limit_of_the_artifact() -> None:
+    with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 1000 bytes of art"):
+        compiled(lambda module: bytes(1001), limits=Limits(artifact=1000))
+    assert len(compiled(lambda module: bytes(1000), limits=Limits(artifact=1000))) == 1000
+
+
+def test_limit_of_tasks() -> None:
+    def fork(module: bytes) -> bytes:
+        try:
+            os.fork()
+        except BlockingIOError as error:
+            raise ModuleError("no more tasks") from error
+        return module
+
+    with pytest.raises(ModuleError, match=r"^no more tasks$"):
+        compiled(fork, limits=Limits(tasks=1))
+
+
+def test_whatever_it_started_ends_with_it() -> None:
+    def fork(module: bytes) -> bytes:
+        os.fork()
+        return sleep(module)
+
+    work = begin(fork)
+    children: list[str] = []
+    while not children:
+        children = Path(f"/proc/{work.pid}/task/{work.pid}/children").read_text().split()
+    work.kill()
+    with pytest.raises(ModuleError, match=r"signal 9"):
+        work.result()
+    assert not Path(f"/proc/{children[0]}").exists()
+
+
+def attempt(action: Callable[[], object]) -> str:
+    try:
+        return repr(action())
+    except OSError as error:
+        return type(error).__name__ + (f" {error.errno}" if type(error) is OSError else "")
+
+
+def kind_of(fd: int) -> int:
+    try:
+        return stat.S_IFMT(os.fstat(fd).st_mode)
+    except OSError:
+        return 0
+
+
+def look_around(module: bytes) -> bytes:
+    """Report what a compiler can see and do."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    kinds = [kind for kind in map(kind_of, range(1024)) if kind]
+    outside = socket.socket(socket.AF_INET)
+    return json.dumps(
+        {
+            "ids": [os.getresuid(), os.getresgid(), os.getgroups(), os.getpid()],
+            "no_new_privs": libc.prctl(39, 0, 0, 0, 0),
+            "root": os.listdir("/"),
+            "passwd": attempt(lambda: os.open("/etc/passwd", os.O_RDONLY)),
+            "proc": attempt(lambda: os.open("/proc/1/environ", os.O_RDONLY)),
+            "above": os.stat("/..").st_ino == os.stat("/").st_ino,
+            "create": attempt(lambda: os.open("/x", os.O_WRONLY | os.O_CREAT)),
+            "chroot": attempt(lambda: os.chroot("/")),
+            "setuid": attempt(lambda: os.setuid(0)),
+            "mount": attempt(lambda: mounts.mount("x", "/", "tmpfs")),
+            "others": attempt(lambda: os.kill(-1, 0)),
+            "interfaces": [name for _, name in socket.if_nameindex()],
+            "connect": attempt(lambda: outside.connect(("127.0.0.1", 9))),
+            "files": [kinds.count(kind) for kind in (stat.S_IFCHR, stat.S_IFREG)],
+            "other files": [kind for kind in kinds if kind not in (stat.S_IFCHR, stat.S_IFREG)],
+        }
+    ).encode()
+
+
+def test_confinement() -> None:
+    host_only = os.open("/etc", os.O_RDONLY)
+    listener = socket.socket(socket.AF_INET)
+    listener.bind(("127.0.0.1", 0))
+    try:
+        seen = json.loads(compiled(look_around))
+    finally:
+        os.close(host_only)
+        listener.close()
+    assert seen["ids"] == [[65534] * 3, [65534] * 3, [], 1]
+    assert seen["no_new_privs"] == 1
+    assert seen["root"] == []
+    assert seen["passwd"] == seen["proc"] == "FileNotFoundError"
+    assert seen["above"] is True
+    assert seen["create"] == "OSError 30"
+    assert seen["chroot"] == seen["setuid"] == seen["mount"] == "PermissionError"
+    assert seen["others"] == "ProcessLookupError"
+    assert seen["interfaces"] == ["lo"]
+    assert seen["connect"] == "OSError 101"
+    # Standard input and output; error output, the module, twice while it is mapped, the artifact.
+    assert seen["files"] == [2, 4]
+    assert seen["other files"] == []
+
+
+def test_capabilities_and_limits() -> None:
+    work = begin(sleep)
+    status = {"Uid": ""}
+    while "65534" not in status["Uid"] or status.get("NoNewPrivs") != "1":
+        lines = Path(f"/proc/{work.pid}/status").read_text().splitlines()
+        status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+    assert Path(f"/proc/{work.pid}/oom_score_adj").read_text() == "1000\n"
+    assert status["Name"] == "pywasm-compiler"
+    for name in ("mnt", "pid", "net", "ipc", "uts", "cgroup"):
+        assert os.readlink(f"/proc/{work.pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}")
+    work.kill()
+    with pytest.raises(ModuleError):
+        work.result()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[ArtifactCache]:
+    directory = open_directory(str(tmp_path / "artifacts"))
+    yield ArtifactCache(directory)
+    os.close(directory)
+
+
+def test_into_the_cache(cache: ArtifactCache) -> None:
+    module = module_file(b"\0asm")
+    engine: Any = EngineOf(lambda module: module * 2)
+    outputs = [cache.draft(), os.memfd_create("artifact")]
+    cache.store(KEY, start(engine, KEY, module, outputs).result()).close()
+    os.close(module)
+    artifact = cache.load(KEY)
+    assert artifact is not None
+    assert artifact.read() == b"\0asm\0asm"
+    artifact.close()
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[ArtifactCache]:
+    """Return a cache on a disk of 32 KiB."""
+    mounts.mount("full", str(tmp_path), "tmpfs", 0, "size=32k,mode=700")
+    directory = open_directory(str(tmp_path))
+    yield ArtifactCache(directory)
+    os.close(directory)
+    mounts.umount(str(tmp_path))
+
+
+def test_disk_full(full: ArtifactCache) -> None:
+    module = module_file(b"\0asm")
+    engine: Any = EngineOf(lambda module: module * 100_000)
+    outputs = [full.draft(), os.memfd_create("artifact")]
+    assert artifact_in(start(engine, KEY, module, outputs).result()) == b"\0asm" * 100_000
+    with pytest.raises(OSError, match=r"artifact: No space left on device") as caught:
+        start(engine, KEY, module, [full.draft()]).result()
+    assert caught.value.errno == errno.ENOSPC
+    os.close(module)
+
+
+def test_without_confinement_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EINVAL, "pivot_root: Invalid argument", ".")
+
+    monkeypatch.setattr(mounts, "pivot_root", fail)
+    with pytest.raises(OSError, match=r"cannot confine a compiler: .*pivot_root") as caught:
+        compiled(lambda module: module)
+    assert caught.value.errno == errno.EPERM
+
+
+def test_a_clone_that_fails() -> None:
+    module = module_file(b"\0asm")
+    engine: Any = EngineOf(sleep)
+    with pytest.raises(OSError, match="clone3"):
+        start(engine, KEY, module, [os.memfd_create("artifact")], cgroup=module)
+    os.close(module)
+
+
+@pytest.fixture(params=["wasmer", "wasmtime"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    name = str(request.param)
+    pytest.importorskip(f"shim.engines.{name}")
+    return next(engine for engine in engines() if engine.name == name)
+
+
+def really_compiled(engine: Engine, wasm: bytes, limits: Limits | None = None) -> bytes:
+    module = module_file(wasm)
+    try:
+        outputs = [os.memfd_create("artifact")]
+        return artifact_in(start(engine, KEY, module, outputs, limits=limits).result())
+    finally:
+        os.close(module)
+
+
+def test_an_engine(engine: Engine) -> None:
+    artifact = really_compiled(engine, function_of(ADD, 100))
+    with pytest.raises(ModuleError, match="_start"):
+        engine.load(artifact).check()
+
+
+def test_an_engine_on_what_is_no_module(engine: Engine) -> None:
+    for wasm in (b"", b"\x7fELF", function_of(ADD, 100)[:-10]):
+        with pytest.raises(ModuleError) as caught:
+            really_compiled(engine, wasm)
+        assert str(caught.value).isprintable()
+        assert "the compiler failed" not in str(caught.value)
+
+
+# What costs one code generator much is easy for the other.
+SLOW = {"wasmer": function_of(BRANCH, 50_000), "wasmtime": function_of(ADD, 200_000)}
+LARGE = {"wasmer": function_of(ADD, 200_000), "wasmtime": function_of(BRANCH, 50_000)}
+
+
+def test_a_module_that_is_slow_to_compile(engine: Engine) -> None:
+    with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 1 s of CPU time$"):
+        really_compiled(engine, SLOW[engine.name], Limits(cpu=1))
+
+
+def test_a_module_that_needs_memory(engine: Engine) -> None:
+    limits = Limits(memory=32 << 20, memory_per_byte=0)
+    with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 32 MiB of memory$"):
+        really_compiled(engine, LARGE[engine.name], limits)
+    assert really_compiled(engine, LARGE[engine.name])
