@@ -1,0 +1,1 @@
+"""The shim: one process per pod or lone container, that serves the Task API to containerd."""

@@ -1,0 +1,100 @@
+"""The socket that a shim serves, one for each id or pod. Runs in: shim.
+
+However many `start`s of one pod run at once, one of them gets the listening socket and becomes the
+pod's shim; the others find it listening.
+"""
+
+import fcntl
+import hashlib
+import os
+import socket
+from typing import NamedTuple
+
+from proto.bootstrap_pb2 import BootstrapResult
+from shim.daemon.invocation import Invocation
+from shim.linux.directories import private_directory
+
+GROUP_ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
+"""Containers that share the value of the first of these that is present share a shim."""
+
+
+class Claim(NamedTuple):
+    """Where the shim of a group listens, and the listening socket if it is now ours to serve."""
+
+    path: str
+    listener: socket.socket | None
+
+    @property
+    def address(self) -> str:
+        """The form containerd dials."""
+        return f"unix://{self.path}"
+
+
+def claim(run_directory: str, invocation: Invocation, group: str) -> Claim:
+    """Find the shim that serves `group`, or take its place."""
+    directory = os.path.join(run_directory, "s")
+    if invocation.bootstrap is not None and invocation.bootstrap.socket_dir:
+        directory = invocation.bootstrap.socket_dir
+    private_directory(directory)
+    # Socket paths are limited to 107 bytes; ids are not.
+    name = hashlib.sha256(
+        "\0".join((invocation.containerd_address, invocation.namespace, group)).encode()
+    )
+    path = os.path.join(directory, name.hexdigest()[:32])
+    with _locked(directory):
+        if _listening(path):
+            return Claim(path, None)
+        _unlink(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        listener.listen(64)
+        return Claim(path, listener)
+
+
+def release(path: str, *, only_if_dead: bool = False) -> None:
+    """Take the socket's name away; with `only_if_dead`, unless somebody still listens."""
+    with _locked(os.path.dirname(path)):
+        if not (only_if_dead and _listening(path)):
+            _unlink(path)
+
+
+def write_answer(invocation: Invocation, address: str) -> bytes:
+    """Encode what `start` prints, in the form that this containerd reads."""
+    if invocation.bootstrap is not None:
+        return BootstrapResult(version=3, address=address, protocol="ttrpc").SerializeToString()
+    if invocation.max_version >= 2:
+        version = min(invocation.max_version, 3)
+        return b'{"version":%d,"address":"%b","protocol":"ttrpc"}' % (version, address.encode())
+    return address.encode()
+
+
+class _locked:
+    def __init__(self, directory: str) -> None:
+        self._path = os.path.join(directory, ".lock")
+
+    def __enter__(self) -> None:
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)
+
+
+def _listening(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # A full queue is somebody's, too.
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except BlockingIOError:
+            return True
+        return True
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

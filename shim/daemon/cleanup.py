@@ -1,0 +1,50 @@
+"""`delete`: remove what a shim that is no more has left of a container.
+
+Runs in: shim (a short-lived one).
+
+containerd executes it whenever a shim's socket has closed, also after an orderly end: then there is
+nothing to do, and that is found out cheaply. A guest dies with its shim (PR_SET_PDEATHSIG), and its
+mounts with its namespace; what can be left is its cgroup and the shim's socket.
+"""
+
+import os
+import signal
+import time
+
+from oci.bundle import read_outline
+from oci.runtime import SpecError
+from proto.task_v2_pb2 import DeleteResponse
+from shim.daemon import address
+from shim.daemon.container import PID_FILE
+from shim.daemon.events import timestamp
+from shim.daemon.invocation import Invocation
+from shim.linux.cgroups import Cgroup
+
+
+def clean_up(invocation: Invocation) -> bytes:
+    """Return an encoded DeleteResponse, which says that the container was killed."""
+    bundle = invocation.bundle
+    response = DeleteResponse(
+        pid=int(_read(bundle, PID_FILE) or 0),
+        exit_status=128 + signal.SIGKILL,
+        exited_at=timestamp(time.time_ns()),
+    )
+    try:
+        path = read_outline(bundle).cgroups_path
+        cgroup = Cgroup.for_path(path) if path else None
+    except (SpecError, FileNotFoundError, ValueError):
+        cgroup = None  # then no guest got as far as to have one
+    if cgroup is not None and cgroup.exists():
+        cgroup.kill()
+        cgroup.delete()
+    if socket_address := _read(bundle, "address"):
+        address.release(socket_address.removeprefix("unix://"), only_if_dead=True)
+    return response.SerializeToString()
+
+
+def _read(bundle: str, name: str) -> str:
+    try:
+        with open(os.path.join(bundle, name)) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""

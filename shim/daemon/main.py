@@ -1,0 +1,116 @@
+"""From a fork of the zygote to a shim, or to whatever else the binary was executed for.
+
+Runs in: shim.
+"""
+
+import asyncio
+import os
+import socket
+
+from oci.bundle import read_outline
+from oci.runtime import SpecError
+from shim.daemon import address
+from shim.daemon.artifacts import Artifacts
+from shim.daemon.cleanup import clean_up
+from shim.daemon.events import Publisher
+from shim.daemon.info import runtime_info
+from shim.daemon.invocation import Invocation, UsageError
+from shim.daemon.log import Logger
+from shim.daemon.process import Guest, GuestError
+from shim.daemon.service import TaskService
+from shim.launcher import RUN_DIRECTORY
+from shim.linux import credentials
+from shim.ttrpc import Server
+
+_GRACE = 2.0
+
+
+def handle(connection: socket.socket, warning: str = "") -> None:
+    """Do what the launcher at the other end of `connection` was executed for.
+
+    For a `start` that finds no shim this returns only when the shim has done its work.
+    """
+    try:
+        invocation = Invocation.receive(connection)
+        run_directory = os.fsdecode(os.environb.get(b"PYWASM_RUN", RUN_DIRECTORY))
+        if invocation.info:
+            _answer(connection, runtime_info(invocation.stdin))
+        elif invocation.action == "delete":
+            _answer(connection, clean_up(invocation))
+        else:
+            _start(connection, run_directory, invocation, warning)
+    except (OSError, SpecError, UsageError) as error:
+        _answer(connection, f"containerd-shim-pywasm-v1: {error}\n".encode(), status=1)
+
+
+def _answer(connection: socket.socket, output: bytes, status: int = 0) -> None:
+    with connection:
+        connection.sendall(bytes([status]) + output)
+
+
+def _start(
+    connection: socket.socket, run_directory: str, invocation: Invocation, warning: str
+) -> None:
+    outline = read_outline(invocation.bundle)
+    groups = (outline.annotations.get(name) for name in address.GROUP_ANNOTATIONS)
+    group = next(filter(None, groups), invocation.id)
+    claim = address.claim(run_directory, invocation, group)
+    # Until 1.7 containerd finds the shim through this file after its own restart.
+    with open(os.path.join(invocation.bundle, "address"), "w") as file:
+        file.write(claim.address)
+    _answer(connection, address.write_answer(invocation, claim.address))
+    if claim.listener is None:
+        return
+    log = Logger(
+        invocation.bundle,
+        debug=invocation.debug,
+        id=invocation.id,
+        namespace=invocation.namespace,
+        pid=os.getpid(),
+        runtime="io.containerd.pywasm.v1",
+    )
+    artifacts = Artifacts(invocation.state_directory, log)
+    early = None
+    try:
+        # At once: what a guest can do alone takes it as long as containerd takes to ask for it.
+        early = Guest(invocation.bundle, outline, artifacts)
+    except GuestError as error:
+        log.debug("no early guest", error=error)  # Create will meet it too, and can tell somebody
+    if warning:
+        log.warning(warning)
+    os.chdir("/")
+    credentials.set_name("pywasm-shim")
+    _raise_oom_score()
+    asyncio.run(serve(claim, invocation, artifacts, early, log))
+
+
+async def serve(
+    claim: address.Claim,
+    invocation: Invocation,
+    artifacts: Artifacts,
+    early: Guest | None,
+    log: Logger,
+) -> None:
+    """Be the shim that listens on `claim`, until containerd shuts it down."""
+    publisher = Publisher(invocation.ttrpc_address, invocation.namespace, log)
+    service = TaskService(publisher, artifacts, log, early)
+    server = Server(service.services())
+    assert claim.listener is not None
+    serving = asyncio.create_task(server.serve(claim.listener))
+    log.info("serving", address=claim.address)
+    await service.shutdown.wait()
+    # A `start` of the same pod from now on gets a shim of its own.
+    address.release(claim.path)
+    server.close()
+    await server.wait_closed(_GRACE)
+    await publisher.flush(_GRACE)
+    await serving
+    log.info("shim ends")
+
+
+def _raise_oom_score() -> None:
+    """Let the kernel choose a shim before it chooses containerd, whose score we inherited."""
+    with open("/proc/self/oom_score_adj", "r+") as file:
+        score = int(file.read())
+        file.seek(0)
+        file.write(str(min(score + 1, 1000)))

@@ -1,0 +1,214 @@
+"""The Task API, versions 2 and 3, which differ in name only. Runs in: shim.
+
+States, answers and events are those of containerd's own runc shim. Methods that are missing from
+the table are answered with Unimplemented by the server.
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping
+
+from google.protobuf.empty_pb2 import Empty
+
+from oci.bundle import read_outline
+from oci.runtime import SpecError
+from proto import events_pb2, task_pb2
+from proto import task_v2_pb2 as api
+from shim.daemon.artifacts import Artifacts
+from shim.daemon.container import Container
+from shim.daemon.events import Publisher, timestamp
+from shim.daemon.log import Logger
+from shim.daemon.process import Guest, GuestError
+from shim.ttrpc import Code, Context, Method, RpcError
+
+
+class TaskService:
+    """The containers of one shim."""
+
+    def __init__(
+        self, publisher: Publisher, artifacts: Artifacts, log: Logger, early: Guest | None = None
+    ) -> None:
+        """`early` is the guest of a Create that is still some milliseconds away."""
+        self._publisher = publisher
+        self._artifacts = artifacts
+        self._log = log
+        self._containers: dict[str, Container] = {}
+        self._creating: set[str] = set()
+        self._early = early
+        self.shutdown = asyncio.Event()
+        """Set once containerd has no more use for this shim."""
+
+    def services(self) -> Mapping[str, Mapping[str, Method]]:
+        """What the ttrpc server offers."""
+        methods = {
+            "Create": Method(api.CreateTaskRequest, self.create),
+            "Start": Method(api.StartRequest, self.start),
+            "State": Method(api.StateRequest, self.state),
+            "Wait": Method(api.WaitRequest, self.wait, cancel_on_disconnect=True),
+            "Kill": Method(api.KillRequest, self.kill),
+            "Delete": Method(api.DeleteRequest, self.delete),
+            "Pids": Method(api.PidsRequest, self.pids),
+            "Connect": Method(api.ConnectRequest, self.connect),
+            "CloseIO": Method(api.CloseIORequest, self.close_io),
+            "Shutdown": Method(api.ShutdownRequest, self.shut_down),
+        }
+        return {"containerd.task.v2.Task": methods, "containerd.task.v3.Task": methods}
+
+    async def create(self, request: api.CreateTaskRequest, _: Context) -> api.CreateTaskResponse:
+        """Make a container and its guest, isolated, loaded and waiting."""
+        if request.id in self._containers or request.id in self._creating:
+            raise RpcError(Code.ALREADY_EXISTS, f"task {request.id}: already exists")
+        if request.terminal:
+            raise RpcError(Code.UNIMPLEMENTED, "terminals are not implemented")
+        if request.checkpoint:
+            raise RpcError(Code.UNIMPLEMENTED, "restoring a checkpoint is not implemented")
+        self._creating.add(request.id)
+        try:
+            container = await Container.create(request, await self._guest(request.bundle))
+        except GuestError as error:
+            code = Code.INVALID_ARGUMENT if error.invalid else Code.UNKNOWN
+            raise RpcError(code, str(error)) from error
+        finally:
+            self._creating.discard(request.id)
+        self._containers[request.id] = container
+        self._log.debug("created", task=request.id, pid=container.pid)
+        self._publisher.publish(
+            events_pb2.TaskCreate(
+                container_id=request.id,
+                bundle=request.bundle,
+                rootfs=request.rootfs,
+                io=events_pb2.TaskIO(
+                    stdin=request.stdin,
+                    stdout=request.stdout,
+                    stderr=request.stderr,
+                    terminal=request.terminal,
+                ),
+                pid=container.pid,
+            )
+        )
+        # Only now: a guest that is gone already must not be reported before it was created.
+        container.on_exit(lambda: self._exited(container))
+        return api.CreateTaskResponse(pid=container.pid)
+
+    async def _guest(self, bundle: str) -> Guest:
+        early, self._early = self._early, None
+        if early is not None:
+            early.watch()
+            if os.path.realpath(early.bundle) == os.path.realpath(bundle):
+                return early
+            await early.discard()
+        try:
+            outline = read_outline(bundle)
+        except SpecError as error:
+            raise GuestError(str(error), invalid=True) from error
+        guest = Guest(bundle, outline, self._artifacts)
+        guest.watch()
+        return guest
+
+    def _exited(self, container: Container) -> None:
+        self._log.debug("exited", task=container.id, status=container.exit_status)
+        self._publisher.publish(
+            events_pb2.TaskExit(
+                container_id=container.id,
+                id=container.id,
+                pid=container.pid,
+                exit_status=container.exit_status,
+                exited_at=timestamp(container.exited_at),
+            )
+        )
+
+    async def start(self, request: api.StartRequest, _: Context) -> api.StartResponse:
+        """Run the program of a created container."""
+        container = self._container(request.id, request.exec_id)
+        container.start()
+        self._publisher.publish(events_pb2.TaskStart(container_id=request.id, pid=container.pid))
+        return api.StartResponse(pid=container.pid)
+
+    async def state(self, request: api.StateRequest, _: Context) -> api.StateResponse:
+        """Tell everything about a container that is not in its spec."""
+        container = self._container(request.id, request.exec_id)
+        return api.StateResponse(
+            id=container.id,
+            bundle=container.bundle,
+            pid=container.pid,
+            status=container.status,
+            stdin=container.stdio.stdin,
+            stdout=container.stdio.stdout,
+            stderr=container.stdio.stderr,
+            exit_status=container.exit_status,
+            exited_at=timestamp(container.exited_at),
+        )
+
+    async def wait(self, request: api.WaitRequest, _: Context) -> api.WaitResponse:
+        """Answer when the program has ended."""
+        container = self._container(request.id, request.exec_id)
+        await container.wait()
+        return api.WaitResponse(
+            exit_status=container.exit_status, exited_at=timestamp(container.exited_at)
+        )
+
+    async def kill(self, request: api.KillRequest, _: Context) -> Empty:
+        """Send a signal. A container has one process, so `all` changes nothing."""
+        self._container(request.id, request.exec_id).kill(request.signal)
+        return Empty()
+
+    async def delete(self, request: api.DeleteRequest, _: Context) -> api.DeleteResponse:
+        """Free a container that has ended or was never started."""
+        container = self._container(request.id, request.exec_id)
+        await container.delete()
+        # Of two Deletes at the same time, one is late.
+        if self._containers.pop(request.id, None) is None:
+            raise _not_found(request.id)
+        self._publisher.publish(
+            events_pb2.TaskDelete(
+                container_id=container.id,
+                pid=container.pid,
+                exit_status=container.exit_status,
+                exited_at=timestamp(container.exited_at),
+            )
+        )
+        response = api.DeleteResponse(
+            pid=container.pid,
+            exit_status=container.exit_status,
+            exited_at=timestamp(container.exited_at),
+        )
+        container.bid_farewell(response.SerializeToString())
+        return response
+
+    async def pids(self, request: api.PidsRequest, _: Context) -> api.PidsResponse:
+        """List the container's processes."""
+        pids = self._container(request.id).pids()
+        return api.PidsResponse(processes=[task_pb2.ProcessInfo(pid=pid) for pid in pids])
+
+    async def connect(self, request: api.ConnectRequest, _: Context) -> api.ConnectResponse:
+        """Tell this process's pid, and the task's if there is one."""
+        container = self._containers.get(request.id)
+        return api.ConnectResponse(shim_pid=os.getpid(), task_pid=container.pid if container else 0)
+
+    async def close_io(self, request: api.CloseIORequest, _: Context) -> Empty:
+        """End a container's standard input."""
+        container = self._container(request.id, request.exec_id)
+        if request.stdin:
+            container.stdio.close_input()
+        return Empty()
+
+    async def shut_down(self, request: api.ShutdownRequest, _: Context) -> Empty:
+        """End this shim, unless it still has containers (those of the same pod)."""
+        if not self._containers and not self._creating:
+            if self._early is not None:
+                self._early.watch()
+                await self._early.discard()
+            self.shutdown.set()
+        return Empty()
+
+    def _container(self, id: str, exec_id: str = "") -> Container:
+        container = self._containers.get(id)
+        if container is None:
+            raise _not_found(id)
+        if exec_id:
+            raise RpcError(Code.NOT_FOUND, f"process does not exist {exec_id}: not found")
+        return container
+
+
+def _not_found(id: str) -> RpcError:
+    return RpcError(Code.NOT_FOUND, f"container {id}: not found")

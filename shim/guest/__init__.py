@@ -1,0 +1,1 @@
+"""The guest: cloned from the shim for one container, it becomes the wasm program."""

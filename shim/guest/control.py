@@ -1,0 +1,119 @@
+"""What shim and guest say to each other before the guest becomes the wasm program.
+
+Runs in: shim and guest.
+
+    guest                                       shim
+      | -- Compile(key) + module ---------------> |   only if the cache has no artifact
+      | <-------------- Compiled + artifact       |   or Refused(reason)
+      | <-- Prepare(rootfs) + stdin, stdout, stderr   (when containerd calls Create)
+      | -- Ready or Failed(reason) -------------> |
+      | <-- Start ------------------------------- |   (when containerd calls Start)
+
+Each message is one packet of a SOCK_SEQPACKET pair, descriptors ride along with SCM_RIGHTS. The end
+of the channel before Start tells a guest that nobody wants it any more.
+"""
+
+import array
+import socket
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+
+_LIMIT = 1 << 18
+_MAX_FDS = 4
+
+
+class Mount(msgspec.Struct, frozen=True):
+    """One of the rootfs mounts of a Create request."""
+
+    type: str
+    source: str
+    target: str
+    options: list[str]
+
+
+class Prepare(msgspec.Struct, tag=True, frozen=True):
+    """Everything that only the Create request knows. Carries stdin, stdout and stderr."""
+
+    rootfs: list[Mount]
+
+
+class Compile(msgspec.Struct, tag=True, frozen=True):
+    """Asks for the artifact of a module that is not in the cache.
+
+    Carries the module in a sealed memfd.
+    """
+
+    engine: str
+    digest: bytes
+
+
+class Compiled(msgspec.Struct, tag=True, frozen=True):
+    """Answers Compile. Carries the artifact."""
+
+    length: int
+
+
+class Refused(msgspec.Struct, tag=True, frozen=True):
+    """Answers Compile: the module is not one that the engine takes."""
+
+    reason: str
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """The guest is isolated, its module loaded and checked; it waits for Start."""
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """The guest gives up and ends. `reason` is one line that names the culprit.
+
+    `invalid` tells a fault of what was asked (the spec, the image) from one of this machine.
+    """
+
+    reason: str
+    invalid: bool
+
+
+class Start(msgspec.Struct, tag=True, frozen=True):
+    """Run."""
+
+
+Message: TypeAlias = Prepare | Compile | Compiled | Refused | Ready | Failed | Start
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """A new channel: the shim's end, which never blocks, and the guest's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        # A Prepare with a long list of overlay layers is one packet.
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LIMIT)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def send(channel: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
+    """Send one message, with descriptors that the receiver gets copies of."""
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    channel.sendmsg([_encoder.encode(message)], ancillary)
+
+
+def receive(channel: socket.socket) -> tuple[Message, list[int]]:
+    """Receive one message and the descriptors that came with it (close-on-exec).
+
+    Raises EOFError when the other side is gone and BlockingIOError when a non-blocking channel is
+    empty.
+    """
+    # Not socket.recv_fds: in Python 3.10 it forgets the flags.
+    data, ancillary, flags, _ = channel.recvmsg(
+        _LIMIT, socket.CMSG_LEN(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+    )
+    if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise EOFError("control channel closed")
+    fds = array.array("i")
+    for _, _, content in ancillary:
+        fds.frombytes(content)
+    return _decoder.decode(data), list(fds)

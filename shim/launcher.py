@@ -1,0 +1,194 @@
+"""The launcher: what containerd executes for every `start` and `delete`. Runs in: launcher.
+
+It lives for a few milliseconds, and most of those are the interpreter's own start, so it imports
+nothing but built-in modules (`python -ISE`: no `site`, no `os`). It hands its command line, working
+directory and standard input to the zygote, prints what comes back, and ends. Where no zygote
+listens it starts one; where none answers it runs one that serves this single request.
+
+Request (launcher to zygote, ended by shutting that direction down), fields separated by NUL: `cwd`,
+one value for each of `FORWARDED`, the number of arguments, the arguments, the bytes of standard
+input. Answer: one byte of exit status, then what to print, on stdout for status 0 and on stderr
+otherwise.
+"""
+
+import _socket
+import posix
+import sys
+
+FORWARDED = (b"TTRPC_ADDRESS", b"MAX_SHIM_VERSION", b"PYWASM_STATE")
+"""Variables that travel with a request; the rest of containerd's environment does not."""
+
+RUN_DIRECTORY = b"/run/pywasm"
+LISTENER = 3
+"""Where a zygote finds its listening socket or, serving once, its only connection."""
+
+FAREWELL = "deleted"
+"""In a bundle after the task's orderly Delete: the answer to the `delete` that still follows."""
+
+_STDIN_LIMIT = 10 << 20
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+
+
+def main(root: str, python: str, build: str) -> None:
+    """Run one invocation and exit.
+
+    `root` is the directory that holds the packages, `python` the interpreter that sees the
+    libraries, and `build` identifies the installed code: a zygote of another build is never asked.
+    """
+    argv = sys.argv[1:]
+    if argv in (["-v"], ["-version"], ["--version"]):
+        from shim import __version__
+
+        print(f"containerd-shim-pywasm-v1:\n  Version:  {__version__}\n  Revision: {build}")
+        return
+    if argv[-1:] == ["delete"] and (report := _left_behind()):
+        _write_all(1, report)
+        posix._exit(0)
+    run_directory = posix.environ.get(b"PYWASM_RUN", RUN_DIRECTORY)
+    request = _request(argv)
+    answer = b""
+    reason = "it closed the connection"
+    try:
+        answer = _ask(_zygote(run_directory, root, python, build), request)
+    except OSError as error:
+        reason = str(error)
+    if not answer:
+        answer = _ask(_serve_once(run_directory, root, python, reason), request)
+    if not answer:
+        answer = b"\1containerd-shim-pywasm-v1: the shim ended without an answer\n"
+    _write_all(1 if answer[0] == 0 else 2, answer[1:])
+    # Nothing is buffered and nothing is shared: skip the interpreter's own shutdown.
+    posix._exit(answer[0])
+
+
+def _left_behind() -> bytes:
+    """Read what a shim whose container ended in order has left for this moment, if anything."""
+    try:
+        fd = posix.open(FAREWELL, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW)
+    except OSError:
+        return b""
+    return posix.read(fd, 4096)
+
+
+def _request(argv: list[str]) -> bytes:
+    stdin = b""
+    # Only these two are given input; anything else may have been started from a terminal.
+    if argv and argv[-1] in ("start", "-info", "--info"):
+        while len(stdin) <= _STDIN_LIMIT and (chunk := posix.read(0, 1 << 16)):
+            stdin += chunk
+    fields = [posix.getcwdb(), *(posix.environ.get(name, b"") for name in FORWARDED)]
+    fields.append(b"%d" % len(argv))
+    fields.extend(arg.encode("utf-8", "surrogateescape") for arg in argv)
+    return b"\0".join([*fields, stdin])
+
+
+def _ask(connection: _socket.socket, request: bytes) -> bytes:
+    answer = b""
+    try:
+        connection.sendall(request)
+        connection.shutdown(_socket.SHUT_WR)
+        while chunk := connection.recv(1 << 16):
+            answer += chunk
+    except OSError:
+        answer = b""
+    connection.close()
+    return answer
+
+
+def _zygote(run_directory: bytes, root: str, python: str, build: str) -> _socket.socket:
+    """Connect to the zygote of this build and these namespaces; start it if there is none."""
+    # A hash of small integers is the same in every process of one interpreter: no hash module is
+    # needed.
+    namespaces = hash(tuple(posix.stat(f"/proc/self/ns/{name}").st_ino for name in _NAMESPACES))
+    name = b"%b/zygote-%b-%016x" % (run_directory, build.encode(), namespaces & (1 << 64) - 1)
+    connection = _connect(name + b".sock")
+    if connection is not None:
+        return connection
+    from fcntl import LOCK_EX, flock
+
+    try:
+        posix.mkdir(run_directory, 0o700)
+    except FileExistsError:
+        pass
+    status = posix.stat(run_directory, follow_symlinks=False)
+    if status.st_uid != posix.geteuid() or status.st_mode & 0o177077 != 0o040000:
+        raise PermissionError(
+            f"{run_directory.decode()}: not a directory that only its owner may enter"
+        )
+    lock = posix.open(name + b".lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
+    try:
+        flock(lock, LOCK_EX)
+        # Another launcher may have been first.
+        connection = _connect(name + b".sock")
+        if connection is not None:
+            return connection
+        try:
+            posix.unlink(name + b".sock")
+        except FileNotFoundError:
+            pass
+        listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        listener.bind(name + b".sock")
+        listener.listen(256)
+        # The zygote needs a while to import its libraries. The socket is already there: this
+        # request, and any that come meanwhile, wait in its queue.
+        pid = _spawn(listener, run_directory, root, python, [name.decode()])
+        posix.ftruncate(lock, 0)
+        posix.write(lock, b"%d\n" % pid)
+        listener.close()
+        connection = _connect(name + b".sock")
+        if connection is None:
+            raise ConnectionRefusedError(f"{name.decode()}.sock: connection refused")
+        return connection
+    finally:
+        posix.close(lock)
+
+
+def _serve_once(run_directory: bytes, root: str, python: str, reason: str) -> _socket.socket:
+    ours, theirs = _socket.socketpair()
+    _spawn(theirs, run_directory, root, python, ["--once", reason])
+    theirs.close()
+    return ours
+
+
+def _connect(path: bytes) -> _socket.socket | None:
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        connection.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        return None
+    return connection
+
+
+def _spawn(
+    connection: _socket.socket, run_directory: bytes, root: str, python: str, arguments: list[str]
+) -> int:
+    program = f"import sys; sys.path.insert(0, {root!r}); from shim.zygote import main; main()"
+    log = run_directory + b"/zygote.log"
+    return posix.posix_spawn(
+        python,
+        [python, "-I", "-c", program, *arguments],
+        {
+            b"PATH": posix.environ.get(b"PATH", b"/usr/sbin:/usr/bin:/sbin:/bin"),
+            b"PYWASM_RUN": run_directory,
+        },
+        file_actions=[
+            # containerd reads stdout and stderr to their end: neither may live on in the zygote.
+            (posix.POSIX_SPAWN_OPEN, 0, "/dev/null", posix.O_RDONLY, 0),
+            (posix.POSIX_SPAWN_OPEN, 1, "/dev/null", posix.O_WRONLY, 0),
+            (
+                posix.POSIX_SPAWN_OPEN,
+                2,
+                log,
+                posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND,
+                0o600,
+            ),
+            (posix.POSIX_SPAWN_DUP2, connection.fileno(), LISTENER),
+        ],
+        setsid=True,
+    )
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[posix.write(fd, data) :]

@@ -1,0 +1,351 @@
+"""The Task API of a real shim with real guests, spoken to directly; no containerd is involved."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from proto import task_v2_pb2 as api
+from proto.mount_pb2 import Mount
+from proto.task_pb2 import Status
+from shim.ttrpc import Client, Code, RpcError
+from tests.guests.build import build
+
+ROOT = str(Path(__file__).resolve().parents[3])
+GUESTS = ("hello", "exit3", "spin", "sleep", "idle", "cat")
+M = TypeVar("M", bound=Message)
+
+
+class Shim:
+    """A started shim, and calls to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.env = {
+            "PYWASM_RUN": str(directory / "run"),
+            "PYWASM_STATE": str(directory / "state"),
+            "TTRPC_ADDRESS": str(directory / "nobody"),
+        }
+        self.rootfs = directory / "rootfs"
+        self.rootfs.mkdir(mode=0o755)
+        for name in GUESTS:
+            shutil.copy(build(name), self.rootfs / f"{name}.wasm")
+        self.clients: list[Client] = []
+        self.wrapper: list[str] = []
+
+    def bundle(self, id: str, *args: str, **spec: Any) -> Path:
+        bundle = self.directory / id
+        (bundle / "rootfs").mkdir(parents=True)
+        document = {
+            "ociVersion": "1.1.0",
+            "process": {"args": list(args), "cwd": "/"},
+            "root": {"path": "rootfs"},
+            "linux": {"namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}]},
+        }
+        (bundle / "config.json").write_text(json.dumps(document | spec))
+        return bundle
+
+    def launch(self, id: str, action: str) -> subprocess.CompletedProcess[bytes]:
+        program = (
+            f"import sys; sys.path.insert(0, {ROOT!r}); from shim.launcher import main; "
+            f"main(root={ROOT!r}, python={sys.executable!r}, build='test')"
+        )
+        python = os.path.realpath(sys.executable)
+        return subprocess.run(
+            [*self.wrapper, python, "-ISE", "-c", program, "-namespace", "n", "-id", id, action],
+            cwd=self.directory / id,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+
+    async def start(self, id: str) -> Client:
+        done = self.launch(id, "start")
+        assert done.returncode == 0, done.stderr
+        client = await Client.connect(done.stdout.decode().removeprefix("unix://"))
+        self.clients.append(client)
+        return client
+
+    def create_request(self, id: str, **more: Any) -> api.CreateTaskRequest:
+        rootfs = [Mount(type="bind", source=str(self.rootfs), options=["rbind", "rw"])]
+        return api.CreateTaskRequest(id=id, bundle=str(self.directory / id), rootfs=rootfs, **more)
+
+    async def create(self, id: str, *args: str, **spec: Any) -> Client:
+        self.bundle(id, *args, **spec)
+        client = await self.start(id)
+        await call(client, "Create", self.create_request(id), api.CreateTaskResponse)
+        return client
+
+
+async def call(
+    client: Client, method: str, request: Message, response: type[M], version: int = 2
+) -> M:
+    return await client.call(
+        f"containerd.task.v{version}.Task", method, request, response, timeout=20
+    )
+
+
+async def refused(client: Client, method: str, request: Message) -> tuple[Code, str]:
+    with pytest.raises(RpcError) as caught:
+        await call(client, method, request, Empty)
+    return caught.value.code, caught.value.message
+
+
+async def status(client: Client, id: str) -> Status:
+    return (await call(client, "State", api.StateRequest(id=id), api.StateResponse)).status
+
+
+async def end(client: Client, id: str) -> None:
+    await call(client, "Shutdown", api.ShutdownRequest(id=id), Empty)
+
+
+@pytest.fixture
+async def shim(tmp_path: Path) -> AsyncIterator[Shim]:
+    started = Shim(tmp_path)
+    yield started
+    for client in started.clients:
+        for bundle in tmp_path.glob("*/config.json"):
+            id = bundle.parent.name
+            for method, request in (
+                ("Kill", api.KillRequest(id=id, signal=signal.SIGKILL)),
+                ("Wait", api.WaitRequest(id=id)),
+                ("Delete", api.DeleteRequest(id=id)),
+                ("Shutdown", api.ShutdownRequest(id=id)),
+            ):
+                try:
+                    await call(client, method, request, Empty)
+                except RpcError:
+                    pass  # it is as far as that already
+        await client.close()
+    for lock in (tmp_path / "run").glob("zygote-*.lock"):
+        os.kill(int(lock.read_text()), signal.SIGKILL)
+
+
+async def test_a_whole_life(shim: Shim) -> None:
+    client = await shim.create("x", "/exit3.wasm")
+    assert await status(client, "x") == Status.CREATED
+    waiting = asyncio.ensure_future(call(client, "Wait", api.WaitRequest(id="x"), api.WaitResponse))
+    started = await call(client, "Start", api.StartRequest(id="x"), api.StartResponse)
+    ended = await waiting
+    assert ended.exit_status == 3
+    assert ended.exited_at.seconds > 0
+    state = await call(client, "State", api.StateRequest(id="x"), api.StateResponse)
+    assert (state.status, state.exit_status, state.pid) == (Status.STOPPED, 3, started.pid)
+    assert state.exited_at == ended.exited_at
+    deleted = await call(client, "Delete", api.DeleteRequest(id="x"), api.DeleteResponse)
+    assert (deleted.exit_status, deleted.pid) == (3, started.pid)
+    assert (await refused(client, "State", api.StateRequest(id="x")))[0] == Code.NOT_FOUND
+    await end(client, "x")
+
+
+async def test_version_3_is_the_same_service(shim: Shim) -> None:
+    client = await shim.create("x", "/idle.wasm")
+    state = await call(client, "State", api.StateRequest(id="x"), api.StateResponse, version=3)
+    assert state.status == Status.CREATED
+
+
+async def test_illegal_transitions(shim: Shim) -> None:
+    client = await shim.create("x", "/idle.wasm")
+    again = await refused(client, "Create", shim.create_request("x"))
+    assert again[0] == Code.ALREADY_EXISTS
+    await call(client, "Start", api.StartRequest(id="x"), Empty)
+    assert await refused(client, "Start", api.StartRequest(id="x")) == (
+        Code.FAILED_PRECONDITION,
+        "cannot start a running process",
+    )
+    assert await refused(client, "Delete", api.DeleteRequest(id="x")) == (
+        Code.FAILED_PRECONDITION,
+        "cannot delete a running process",
+    )
+    await call(client, "Kill", api.KillRequest(id="x", signal=9), Empty)
+    await call(client, "Wait", api.WaitRequest(id="x"), Empty)
+    kill = await refused(client, "Kill", api.KillRequest(id="x", signal=9))
+    assert kill == (Code.NOT_FOUND, "process already finished")
+    start = await refused(client, "Start", api.StartRequest(id="x"))
+    assert start[0] == Code.FAILED_PRECONDITION
+
+
+async def test_everything_about_an_unknown_task_is_not_found(shim: Shim) -> None:
+    client = await shim.create("x", "/idle.wasm")
+    for method, request in (
+        ("Start", api.StartRequest(id="y")),
+        ("State", api.StateRequest(id="y")),
+        ("Wait", api.WaitRequest(id="y")),
+        ("Kill", api.KillRequest(id="y", signal=9)),
+        ("Delete", api.DeleteRequest(id="y")),
+        ("Pids", api.PidsRequest(id="y")),
+        ("CloseIO", api.CloseIORequest(id="y")),
+        ("State", api.StateRequest(id="x", exec_id="e")),
+    ):
+        assert (await refused(client, method, request))[0] == Code.NOT_FOUND, method
+
+
+@pytest.mark.parametrize("method", ["Exec", "Pause", "Resume", "Stats", "Update", "Checkpoint"])
+async def test_what_is_missing_says_so(shim: Shim, method: str) -> None:
+    client = await shim.create("x", "/idle.wasm")
+    code, message = await refused(client, method, api.PauseRequest(id="x"))
+    assert code == Code.UNIMPLEMENTED
+    assert method in message
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("guest", ["spin", "idle"])
+async def test_signals_end_a_guest(shim: Shim, guest: str, signum: signal.Signals) -> None:
+    client = await shim.create("x", f"/{guest}.wasm")
+    await call(client, "Start", api.StartRequest(id="x"), Empty)
+    await asyncio.sleep(0.05)
+    await call(client, "Kill", api.KillRequest(id="x", signal=signum), Empty)
+    ended = await call(client, "Wait", api.WaitRequest(id="x"), api.WaitResponse)
+    assert ended.exit_status == 128 + signum
+
+
+async def test_signal_numbers_are_checked(shim: Shim) -> None:
+    client = await shim.create("x", "/idle.wasm")
+    kill = await refused(client, "Kill", api.KillRequest(id="x", signal=65))
+    assert kill == (Code.INVALID_ARGUMENT, "invalid signal 65")
+    await call(client, "Kill", api.KillRequest(id="x", signal=0), Empty)
+    assert await status(client, "x") == Status.CREATED
+
+
+async def test_a_created_task_can_be_deleted(shim: Shim) -> None:
+    client = await shim.create("x", "/idle.wasm")
+    deleted = await call(client, "Delete", api.DeleteRequest(id="x"), api.DeleteResponse)
+    assert deleted.exit_status == 128 + signal.SIGKILL
+    assert not os.path.exists(f"/proc/{deleted.pid}")
+    await end(client, "x")
+
+
+async def test_a_waiting_client_holds_up_nobody(shim: Shim) -> None:
+    client = await shim.create("x", "/idle.wasm")
+    waits = [
+        asyncio.ensure_future(call(client, "Wait", api.WaitRequest(id="x"), api.WaitResponse))
+        for _ in range(20)
+    ]
+    assert await status(client, "x") == Status.CREATED
+    await call(client, "Kill", api.KillRequest(id="x", signal=9), Empty)
+    assert {answer.exit_status for answer in await asyncio.gather(*waits)} == {137}
+
+
+async def test_pids_and_connect(shim: Shim) -> None:
+    client = await shim.create("x", "/idle.wasm")
+    connected = await call(client, "Connect", api.ConnectRequest(id="x"), api.ConnectResponse)
+    assert Path(f"/proc/{connected.shim_pid}/comm").read_text() == "pywasm-shim\n"
+    pids = await call(client, "Pids", api.PidsRequest(id="x"), api.PidsResponse)
+    assert [process.pid for process in pids.processes] == [connected.task_pid]
+
+
+async def test_containers_of_a_pod_share_a_shim(shim: Shim) -> None:
+    pod = {"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}
+    first = await shim.create("a", "/idle.wasm", **pod)
+    second = await shim.create("b", "/idle.wasm", **pod)
+    pids = [
+        (await call(client, "Connect", api.ConnectRequest(), api.ConnectResponse)).shim_pid
+        for client in (first, second)
+    ]
+    assert pids[0] == pids[1]
+    # Shutdown for one of them must not end the other.
+    await call(first, "Kill", api.KillRequest(id="a", signal=9), Empty)
+    await call(first, "Wait", api.WaitRequest(id="a"), Empty)
+    await call(first, "Delete", api.DeleteRequest(id="a"), Empty)
+    await end(first, "a")
+    assert await status(second, "b") == Status.CREATED
+
+
+async def test_a_killed_shim_takes_its_guests_along(shim: Shim) -> None:
+    client = await shim.create("x", "/spin.wasm", linux={"cgroupsPath": "/pywasm-test/x"})
+    await call(client, "Start", api.StartRequest(id="x"), Empty)
+    connected = await call(client, "Connect", api.ConnectRequest(id="x"), api.ConnectResponse)
+    os.kill(connected.shim_pid, signal.SIGKILL)
+    for _ in range(200):
+        if not os.path.exists(f"/proc/{connected.task_pid}"):
+            break
+        await asyncio.sleep(0.01)
+    done = shim.launch("x", "delete")
+    answer = api.DeleteResponse.FromString(done.stdout)
+    assert (answer.exit_status, answer.pid) == (137, connected.task_pid)
+    assert not os.path.exists(f"/proc/{connected.task_pid}")
+    assert not list(Path("/sys/fs/cgroup").glob("**/pywasm-test/x"))
+    assert not list((shim.directory / "run" / "s").glob("?*[!k]"))
+    for directory in Path("/sys/fs/cgroup").glob("*/pywasm-test"):
+        directory.rmdir()
+
+
+async def test_a_shim_without_a_task_ends_on_shutdown(shim: Shim) -> None:
+    shim.bundle("x", "/idle.wasm")
+    client = await shim.start("x")
+    connected = await call(client, "Connect", api.ConnectRequest(id="x"), api.ConnectResponse)
+    await end(client, "x")
+    for _ in range(200):
+        if not os.path.exists(f"/proc/{connected.shim_pid}"):
+            break
+        await asyncio.sleep(0.01)
+    assert not os.path.exists(f"/proc/{connected.shim_pid}")
+
+
+async def test_a_failed_create_leaves_nothing_and_can_be_repeated(shim: Shim) -> None:
+    shim.bundle("x", "/no.wasm")
+    client = await shim.start("x")
+    for _ in range(2):
+        code, message = await refused(client, "Create", shim.create_request("x"))
+        assert code == Code.INVALID_ARGUMENT
+        assert "/no.wasm" in message
+    connected = await call(client, "Connect", api.ConnectRequest(id="x"), api.ConnectResponse)
+    assert connected.task_pid == 0
+    pid = connected.shim_pid
+    assert Path(f"/proc/{pid}/task/{pid}/children").read_text() == ""
+
+
+async def test_on_cgroup_v2_a_guest_is_born_in_its_cgroup(shim: Shim) -> None:
+    # This machine may have v1 or both; where only v2 is mounted, only v2 exists for us.
+    shim.wrapper = [
+        *("unshare", "--mount", "sh", "-ec"),
+        'umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec "$@"',
+        "sh",
+    ]
+    client = await shim.create("x", "/idle.wasm", linux={"cgroupsPath": "/pywasm-test/v2"})
+    connected = await call(client, "Connect", api.ConnectRequest(id="x"), api.ConnectResponse)
+    memberships = Path(f"/proc/{connected.task_pid}/cgroup").read_text().splitlines()
+    assert "0::/pywasm-test/v2" in memberships
+    pids = await call(client, "Pids", api.PidsRequest(id="x"), api.PidsResponse)
+    assert [process.pid for process in pids.processes] == [connected.task_pid]
+    await call(client, "Delete", api.DeleteRequest(id="x"), Empty)
+    (parent,) = Path("/sys/fs/cgroup").glob("**/pywasm-test")
+    assert not list(parent.glob("v2"))
+    parent.rmdir()
+
+
+async def test_a_read_only_root(shim: Shim) -> None:
+    root = {"path": "rootfs", "readonly": True}
+    mounts = [{"destination": "/new/place", "type": "tmpfs", "source": "tmpfs"}]
+    client = await shim.create("x", "/idle.wasm", root=root, mounts=mounts)
+    connected = await call(client, "Connect", api.ConnectRequest(id="x"), api.ConnectResponse)
+    mountinfo = Path(f"/proc/{connected.task_pid}/mountinfo").read_text().splitlines()
+    options = {line.split()[4]: line.split()[5].split(",") for line in mountinfo}
+    assert "ro" in options["/"]
+    assert "rw" in options["/new/place"]
+
+
+async def test_after_an_orderly_end_delete_asks_nobody(shim: Shim) -> None:
+    client = await shim.create("x", "/exit3.wasm")
+    await call(client, "Start", api.StartRequest(id="x"), Empty)
+    await call(client, "Wait", api.WaitRequest(id="x"), Empty)
+    deleted = await call(client, "Delete", api.DeleteRequest(id="x"), api.DeleteResponse)
+    await end(client, "x")
+    (lock,) = (shim.directory / "run").glob("zygote-*.lock")
+    os.kill(int(lock.read_text()), signal.SIGKILL)
+    done = shim.launch("x", "delete")
+    assert api.DeleteResponse.FromString(done.stdout) == deleted
+    assert len(list((shim.directory / "run").glob("zygote-*.sock"))) == 1
+    assert done.returncode == 0

@@ -1,0 +1,61 @@
+import os
+
+import pytest
+
+from shim.guest import control
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        control.Prepare([control.Mount("overlay", "overlay", "", ["lowerdir=/a:/b", "ro"])]),
+        control.Compile("wasmer", b"\0" * 32),
+        control.Compiled(4096),
+        control.Refused("not wasm"),
+        control.Ready(),
+        control.Failed("no", True),
+        control.Start(),
+    ],
+)
+def test_a_message_arrives_as_it_was(message: control.Message) -> None:
+    ours, theirs = control.pair()
+    with ours, theirs:
+        control.send(theirs, message)
+        assert control.receive(ours) == (message, [])
+
+
+def test_descriptors_travel_along_and_are_not_inherited() -> None:
+    ours, theirs = control.pair()
+    with ours, theirs:
+        reader, writer = os.pipe()
+        control.send(ours, control.Compiled(1), [reader, writer])
+        _, fds = control.receive(theirs)
+        os.write(fds[1], b"x")
+        assert os.read(reader, 1) == b"x"
+        assert not any(os.get_inheritable(fd) for fd in fds)
+        for fd in (reader, writer, *fds):
+            os.close(fd)
+
+
+def test_hundreds_of_layers_fit_into_one_packet() -> None:
+    ours, theirs = control.pair()
+    layer = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/123456/fs"
+    message = control.Prepare(
+        [control.Mount("overlay", "overlay", "", ["lowerdir=" + ":".join([layer] * 500)])]
+    )
+    with ours, theirs:
+        control.send(ours, message)
+        assert control.receive(theirs)[0] == message
+
+
+def test_the_other_sides_end_is_an_end() -> None:
+    ours, theirs = control.pair()
+    theirs.close()
+    with ours, pytest.raises(EOFError):
+        control.receive(ours)
+
+
+def test_an_empty_channel_does_not_block_the_shim() -> None:
+    ours, theirs = control.pair()
+    with ours, theirs, pytest.raises(BlockingIOError):
+        control.receive(ours)

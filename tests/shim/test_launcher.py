@@ -1,0 +1,140 @@
+"""The launcher with its real zygote, in a run directory of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from proto.runtime_info_pb2 import RuntimeInfo
+
+ROOT = str(Path(__file__).resolve().parents[2])
+PROGRAM = (
+    "import sys; sys.path.insert(0, {root!r}); from shim.launcher import main; "
+    "main(root={root!r}, python={python!r}, build={build!r})"
+)
+
+
+def run(
+    run_dir: Path,
+    *arguments: str,
+    python: str = sys.executable,
+    build: str = "test",
+    stdin: bytes = b"",
+) -> subprocess.CompletedProcess[bytes]:
+    program = PROGRAM.format(root=ROOT, python=python, build=build)
+    return subprocess.run(
+        [os.path.realpath(sys.executable), "-ISE", "-c", program, *arguments],
+        env={"PYWASM_RUN": str(run_dir)},
+        input=stdin,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def zygotes(run_dir: Path) -> list[int]:
+    return [int(lock.read_text()) for lock in run_dir.glob("zygote-*.lock")]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "run"
+    for pid in zygotes(tmp_path / "run"):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def test_imports_nothing_but_built_in_modules() -> None:
+    program = f"import sys; sys.path.insert(0, {ROOT!r}); import shim.launcher; print(*sys.modules)"
+    python = os.path.realpath(sys.executable)
+    bare = subprocess.check_output([python, "-ISEc", "import sys; print(*sys.modules)"])
+    ours = subprocess.check_output([python, "-ISEc", program])
+    assert set(ours.split()) - set(bare.split()) == {b"shim", b"shim.launcher", b"_socket"}
+
+
+def test_version_needs_no_zygote(run_dir: Path) -> None:
+    done = run(run_dir, "-v")
+    assert b"containerd-shim-pywasm-v1" in done.stdout
+    assert not run_dir.exists()
+
+
+def test_info_is_an_encoded_message(run_dir: Path) -> None:
+    done = run(run_dir, "-info")
+    assert RuntimeInfo.FromString(done.stdout).name == "io.containerd.pywasm.v1"
+    assert done.returncode == 0
+
+
+def test_one_zygote_serves_all_also_those_that_come_at_once(run_dir: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: run(run_dir, "-info"), range(8)))
+    assert [one.returncode for one in done] == [0] * 8
+    (pid,) = zygotes(run_dir)
+    assert run(run_dir, "-info").returncode == 0
+    assert zygotes(run_dir) == [pid]
+    assert len(list(run_dir.glob("*.sock"))) == 1
+
+
+def test_a_dead_zygote_is_replaced(run_dir: Path) -> None:
+    run(run_dir, "-info")
+    (first,) = zygotes(run_dir)
+    os.kill(first, signal.SIGKILL)
+    done = run(run_dir, "-info")
+    assert RuntimeInfo.FromString(done.stdout).name == "io.containerd.pywasm.v1"
+    assert zygotes(run_dir) != [first]
+
+
+def test_another_build_has_another_zygote(run_dir: Path) -> None:
+    run(run_dir, "-info")
+    run(run_dir, "-info", build="newer")
+    assert len(set(zygotes(run_dir))) == 2
+
+
+def test_without_a_zygote_the_request_is_served_all_the_same(tmp_path: Path, run_dir: Path) -> None:
+    # An interpreter that fails as a zygote, and works when it is asked to serve once.
+    stubborn = tmp_path / "python"
+    stubborn.write_text(f'#!/bin/sh\n[ "$4" = --once ] && exec {sys.executable} "$@"\nexit 1\n')
+    stubborn.chmod(0o755)
+    done = run(run_dir, "-info", python=str(stubborn))
+    assert RuntimeInfo.FromString(done.stdout).name == "io.containerd.pywasm.v1"
+
+
+def test_an_error_is_one_line_on_stderr(run_dir: Path) -> None:
+    done = run(run_dir, "-namespace", "n", "-id", "x", "stop")
+    assert done.returncode == 1
+    assert done.stdout == b""
+    assert done.stderr.count(b"\n") == 1
+    assert b"'stop'" in done.stderr
+
+
+def test_refuses_a_run_directory_that_others_may_enter(run_dir: Path) -> None:
+    run_dir.mkdir()
+    run_dir.chmod(0o777)
+    run(run_dir, "-info")
+    assert not list(run_dir.glob("zygote-*.sock"))
+
+
+def test_the_zygote_has_one_thread_and_no_pipe_of_containerds(run_dir: Path) -> None:
+    run(run_dir, "-info")
+    (pid,) = zygotes(run_dir)
+    assert len(os.listdir(f"/proc/{pid}/task")) == 1
+    assert os.readlink(f"/proc/{pid}/fd/1") == "/dev/null"
+    assert os.readlink(f"/proc/{pid}/fd/2") == str(run_dir / "zygote.log")
+
+
+def test_children_leave_no_zombies(run_dir: Path) -> None:
+    run(run_dir, "-info")
+    (pid,) = zygotes(run_dir)
+    for _ in range(50):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        if not children:
+            break
+        time.sleep(0.02)
+    assert children == ""
