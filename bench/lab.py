@@ -1,0 +1,83 @@
+"""What the demo and the benchmark have in common: library."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.guests.build import build
+from tests.integration import images
+from tests.integration.containerd import PYWASM, RUNC, Containerd
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of the two runtimes that are compared, and its programs in the image."""
+
+    title: str
+    runtime: str
+    suffix: str
+
+    def program(self, name: str) -> str:
+        """Path of a guest in the image."""
+        return f"/{name}{self.suffix}"
+
+
+WASM = Kind("pywasm", PYWASM, ".wasm")
+NATIVE = Kind("runc", RUNC, "")
+
+IMAGE = "localhost/hello:1"
+
+
+def make_image(*guests: str) -> images.Image:
+    """An image with these guests, compiled from the same C sources to wasm and natively."""
+    files = {}
+    for guest in guests:
+        files[WASM.program(guest)] = images.File(build(guest).read_bytes())
+        files[NATIVE.program(guest)] = images.File(build(guest, native=True).read_bytes(), 0o755)
+    return images.build(IMAGE, files, entrypoint=[WASM.program(guests[0])])
+
+
+@contextlib.contextmanager
+def containerd_with(image: images.Image) -> Iterator[Containerd]:
+    """A private containerd that has the image; PYWASM_CONTAINERD may name its directory."""
+    with Containerd(os.environ.get("PYWASM_CONTAINERD") or None) as daemon:
+        path = f"{daemon.directory}/image.tar"
+        with open(path, "wb") as file:
+            file.write(image.tar)
+        daemon.checked("images", "import", "--snapshotter", daemon.snapshotter, path)
+        yield daemon
+
+
+def run_command(daemon: Containerd, kind: Kind, program: str, *options: str) -> list[str]:
+    """Command line of a `ctr run` under a new name."""
+    run = [*daemon.run_options(kind.runtime), *options, IMAGE, daemon.new_name()]
+    return daemon.ctr_command(*run, kind.program(program))
+
+
+def timed(daemon: Containerd, kind: Kind, program: str) -> tuple[float, str]:
+    """Seconds that one `ctr run --rm` takes, the client included, and what it printed.
+
+    Raises:
+        RuntimeError: it failed; the message holds its stderr.
+
+    """
+    command = run_command(daemon, kind, program, "--rm")
+    start = time.perf_counter()
+    done = subprocess.run(
+        command,
+        env=daemon.env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(f"{kind.title}: exit status {done.returncode}: {done.stderr.strip()}")
+    return seconds, done.stdout
