@@ -1,9 +1,10 @@
 """The launcher: what containerd executes for every `start` and `delete`. Runs in: launcher.
 
 It lives for a few milliseconds, and most of those are the interpreter's own start, so it imports
-nothing but built-in modules (`python -ISE`: no `site`, no `os`). It hands its command line, working
-directory and standard input to the zygote, prints what comes back, and ends. Where no zygote
-listens it starts one; where none answers it runs one that serves this single request.
+nothing but built-in modules (`python -ISE`: no `site`, no `os`), and it is not imported itself:
+`scripts/setup` compiles it to a file that the installed command executes. It hands its command
+line, working directory and standard input to the zygote, prints what comes back, and ends. Where no
+zygote listens it starts one; where none answers it runs one that serves this single request.
 
 Request (launcher to zygote, ended by shutting that direction down), fields separated by NUL: `cwd`,
 one value for each of `FORWARDED`, the number of arguments, the arguments, the bytes of standard
@@ -11,9 +12,12 @@ input. Answer: one byte of exit status, then what to print, on stdout for status
 otherwise.
 """
 
-import _socket
 import posix
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket  # takes a tenth of this process's time, and is not always needed
 
 FORWARDED = (b"TTRPC_ADDRESS", b"MAX_SHIM_VERSION", b"PYWASM_STATE")
 """Variables that travel with a request; the rest of containerd's environment does not."""
@@ -37,6 +41,7 @@ def main(root: str, python: str, build: str) -> None:
     """
     argv = sys.argv[1:]
     if argv in (["-v"], ["-version"], ["--version"]):
+        sys.path.insert(0, root)
         from shim import __version__
 
         print(f"containerd-shim-pywasm-v1:\n  Version:  {__version__}\n  Revision: {build}")
@@ -82,11 +87,11 @@ def _request(argv: list[str]) -> bytes:
     return b"\0".join([*fields, stdin])
 
 
-def _ask(connection: _socket.socket, request: bytes) -> bytes:
+def _ask(connection: "_socket.socket", request: bytes) -> bytes:
     answer = b""
     try:
         connection.sendall(request)
-        connection.shutdown(_socket.SHUT_WR)
+        connection.shutdown(1)  # SHUT_WR
         while chunk := connection.recv(1 << 16):
             answer += chunk
     except OSError:
@@ -95,7 +100,7 @@ def _ask(connection: _socket.socket, request: bytes) -> bytes:
     return answer
 
 
-def _zygote(run_directory: bytes, root: str, python: str, build: str) -> _socket.socket:
+def _zygote(run_directory: bytes, root: str, python: str, build: str) -> "_socket.socket":
     """Connect to the zygote of this build and these namespaces; start it if there is none."""
     # A hash of small integers is the same in every process of one interpreter: no hash module is
     # needed.
@@ -104,6 +109,7 @@ def _zygote(run_directory: bytes, root: str, python: str, build: str) -> _socket
     connection = _connect(name + b".sock")
     if connection is not None:
         return connection
+    import _socket
     from fcntl import LOCK_EX, flock
 
     try:
@@ -143,14 +149,18 @@ def _zygote(run_directory: bytes, root: str, python: str, build: str) -> _socket
         posix.close(lock)
 
 
-def _serve_once(run_directory: bytes, root: str, python: str, reason: str) -> _socket.socket:
+def _serve_once(run_directory: bytes, root: str, python: str, reason: str) -> "_socket.socket":
+    import _socket
+
     ours, theirs = _socket.socketpair()
     _spawn(theirs, run_directory, root, python, ["--once", reason])
     theirs.close()
     return ours
 
 
-def _connect(path: bytes) -> _socket.socket | None:
+def _connect(path: bytes) -> "_socket.socket | None":
+    import _socket
+
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         connection.connect(path)
@@ -161,7 +171,7 @@ def _connect(path: bytes) -> _socket.socket | None:
 
 
 def _spawn(
-    connection: _socket.socket, run_directory: bytes, root: str, python: str, arguments: list[str]
+    connection: "_socket.socket", run_directory: bytes, root: str, python: str, arguments: list[str]
 ) -> int:
     program = f"import sys; sys.path.insert(0, {root!r}); from shim.zygote import main; main()"
     log = run_directory + b"/zygote.log"

@@ -19,7 +19,10 @@ import threading
 import time
 
 from shim.launcher import LISTENER
-from shim.linux import cgroups
+from shim.linux import cgroups, credentials, files
+
+WARMER = "pywasm-warmer"
+"""The command name of the zygote's one lasting child."""
 
 FORKS = 1000
 LIFETIME = 24 * 3600.0
@@ -37,15 +40,18 @@ def main() -> None:
         _become_shim(sock, f"no zygote: {sys.argv[2]}")
     # The kernel reaps for us, and no handler has to interrupt accept().
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    credentials.set_name("pywasm-zygote")
     os.chdir("/")
     os.umask(0o022)
     gc.collect()
     # Collections in a child then leave the shared pages alone.
     gc.freeze()
-    _serve(sock, sys.argv[1])
+    _serve(sock, sys.argv[1], _start_warmer())
 
 
 def _preload() -> None:
+    # asyncio does without TLS; its libraries would be 2 MB more to fork.
+    sys.modules["ssl"] = None  # type: ignore[assignment]
     import shim.engines
     import shim.rehearsal
 
@@ -56,33 +62,53 @@ def _preload() -> None:
     shim.rehearsal.rehearse()
 
 
-def _serve(listener: socket.socket, name: str) -> None:
+def _start_warmer() -> int:
+    """Fork a process that warms the cgroups up (see `cgroups.warm`) when it is written to.
+
+    The guest of the shim that we are about to fork will be waited for by the kernel, on cgroup v1:
+    the earlier that starts the better. It ends with us.
+    """
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        files.keep_only([reader])
+        credentials.set_name(WARMER)
+        while os.read(reader, 4096):
+            cgroups.warm()
+        os._exit(0)
+    os.close(reader)
+    os.set_blocking(writer, False)
+    return writer
+
+
+def _serve(listener: socket.socket, name: str, warmer: int) -> None:
     deadline = time.monotonic() + LIFETIME
     forks = 0
     while forks < FORKS and (left := deadline - time.monotonic()) > 0:
         listener.settimeout(left)
         with contextlib.suppress(TimeoutError):
-            forks += _fork(listener)
+            forks += _fork(listener, warmer)
     # From here on launchers start a new zygote. Only those already queued are still ours.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name + ".sock")
     listener.settimeout(0)
     with contextlib.suppress(BlockingIOError):
         while True:
-            _fork(listener)
+            _fork(listener, warmer)
 
 
-def _fork(listener: socket.socket) -> bool:
+def _fork(listener: socket.socket, warmer: int) -> bool:
     connection, _ = listener.accept()
-    with connection:
+    with connection, contextlib.suppress(OSError):  # of fork: the launcher will help itself
         if not _trusted(connection):
             return False
+        with contextlib.suppress(BlockingIOError):
+            os.write(warmer, b"!")
         if os.fork() == 0:
             listener.close()
+            os.close(warmer)
             _become_shim(connection)
-    # On cgroup v1 the guest-to-be will wait for the kernel; this starts the clock a few ms earlier.
-    cgroups.warm()
-    return True
+        return True
+    return False
 
 
 def _trusted(connection: socket.socket) -> bool:

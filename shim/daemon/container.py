@@ -16,6 +16,7 @@ from shim.daemon.process import Guest, GuestError
 from shim.daemon.stdio import Stdio
 from shim.guest import control
 from shim.launcher import FAREWELL
+from shim.linux.files import write_small
 from shim.ttrpc import Code, RpcError
 
 PID_FILE = "init.pid"
@@ -36,8 +37,7 @@ class Container:
             finally:
                 for fd in fds:
                     os.close(fd)
-            with open(os.path.join(request.bundle, PID_FILE), "w") as file:
-                file.write(str(guest.pid))
+            write_small(os.path.join(request.bundle, PID_FILE), b"%d" % guest.pid)
         except GuestError as error:
             await cls._abandon(guest, stdio)
             code = Code.INVALID_ARGUMENT if error.invalid else Code.UNKNOWN
@@ -129,8 +129,7 @@ class Container:
     def bid_farewell(self, answer: bytes) -> None:
         """Spare the launcher a question: containerd executes `delete` after every Delete, too."""
         try:
-            with open(os.path.join(self.bundle, FAREWELL), "wb") as file:
-                file.write(answer)
+            write_small(os.path.join(self.bundle, FAREWELL), answer)
         except OSError:
             pass  # it will ask, then
 

@@ -20,6 +20,7 @@ from shim.daemon.process import Guest, GuestError
 from shim.daemon.service import TaskService
 from shim.launcher import RUN_DIRECTORY
 from shim.linux import credentials
+from shim.linux.files import write_small
 from shim.ttrpc import Server
 
 _GRACE = 2.0
@@ -56,8 +57,7 @@ def _start(
     group = next(filter(None, groups), invocation.id)
     claim = address.claim(run_directory, invocation, group)
     # Until 1.7 containerd finds the shim through this file after its own restart.
-    with open(os.path.join(invocation.bundle, "address"), "w") as file:
-        file.write(claim.address)
+    write_small(os.path.join(invocation.bundle, "address"), claim.address.encode())
     _answer(connection, address.write_answer(invocation, claim.address))
     if claim.listener is None:
         return
@@ -81,7 +81,8 @@ def _start(
     os.chdir("/")
     credentials.set_name("pywasm-shim")
     _raise_oom_score()
-    asyncio.run(serve(claim, invocation, artifacts, early, log))
+    # Not asyncio.run: this process ends here, and needs no loop taken apart for that.
+    asyncio.new_event_loop().run_until_complete(serve(claim, invocation, artifacts, early, log))
 
 
 async def serve(
@@ -110,7 +111,7 @@ async def serve(
 
 def _raise_oom_score() -> None:
     """Let the kernel choose a shim before it chooses containerd, whose score we inherited."""
-    with open("/proc/self/oom_score_adj", "r+") as file:
-        score = int(file.read())
-        file.seek(0)
-        file.write(str(min(score + 1, 1000)))
+    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    score = int(os.pread(fd, 16, 0))
+    os.pwrite(fd, b"%d" % min(score + 1, 1000), 0)
+    os.close(fd)

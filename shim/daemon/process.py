@@ -123,7 +123,7 @@ class Guest:
         signal.pidfd_send_signal(self._pidfd, signum)
 
     async def discard(self) -> None:
-        """End the guest, whatever it does, and take its cgroup away."""
+        """End the guest, whatever it does, and free what it held."""
         if not self.exited.done():
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             await asyncio.shield(self.exited)

@@ -102,7 +102,8 @@ def _isolate(birth: Birth) -> Callable[[], None]:
     files.keep_only([birth.channel.fileno(), compiled.artifact.fd])
     _drop_privileges(spec.process)
     module = compiled.load()
-    _, function = entrypoint.split(spec.process.args[0])
+    path, function = entrypoint.split(spec.process.args[0])
+    credentials.set_name(os.path.basename(path))
     module.check(function)
     grants = Grants(
         args=[os.fsencode(argument) for argument in spec.process.args],

@@ -84,6 +84,19 @@ def keep_only(fds: Iterable[int]) -> None:
     close_range(first)
 
 
+def write_small(path: str, data: bytes) -> None:
+    """Create or replace a file, never through a symlink. Raises OSError.
+
+    Without Python's buffers and codecs, which a forked process has to copy before it can use them.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
 def faccessat2(dirfd: int, path: bytes | str, mode: int, flags: int = 0) -> None:
     """Raise OSError unless `path` may be accessed as `mode` says (faccessat2(2)).
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from shim.zygote import WARMER
 from tests.integration import keeper
 from tests.integration.keeper import SHARED
 
@@ -310,7 +311,11 @@ class Containerd:
         """Pid and command line of the shims and containers that run now."""
         own = {self._pid, *self.zygotes()}
         found = keeper.descendants(self._keeper.pid)
-        return {pid: command for pid, command in found.items() if pid not in own}
+        return {
+            pid: command
+            for pid, command in found.items()
+            if pid not in own and _name(pid) != WARMER  # which belongs to its zygote
+        }
 
     def scrub(self) -> None:
         """Remove by force what containers have left behind."""
@@ -417,6 +422,14 @@ def _listdir(path: str) -> set[str]:
         return set(os.listdir(path))
     except FileNotFoundError:
         return set()
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
 
 
 def _alive(pid: int) -> bool:

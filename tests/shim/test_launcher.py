@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from proto.runtime_info_pb2 import RuntimeInfo
+from shim.zygote import WARMER
 
 ROOT = str(Path(__file__).resolve().parents[2])
 PROGRAM = (
@@ -57,7 +58,7 @@ def test_imports_nothing_but_built_in_modules() -> None:
     python = os.path.realpath(sys.executable)
     bare = subprocess.check_output([python, "-ISEc", "import sys; print(*sys.modules)"])
     ours = subprocess.check_output([python, "-ISEc", program])
-    assert set(ours.split()) - set(bare.split()) == {b"shim", b"shim.launcher", b"_socket"}
+    assert set(ours.split()) - set(bare.split()) == {b"shim", b"shim.launcher"}
 
 
 def test_version_needs_no_zygote(run_dir: Path) -> None:
@@ -86,6 +87,8 @@ def test_a_dead_zygote_is_replaced(run_dir: Path) -> None:
     run(run_dir, "-info")
     (first,) = zygotes(run_dir)
     os.kill(first, signal.SIGKILL)
+    while os.path.exists(f"/proc/{first}"):
+        time.sleep(0.01)
     done = run(run_dir, "-info")
     assert RuntimeInfo.FromString(done.stdout).name == "io.containerd.pywasm.v1"
     assert zygotes(run_dir) != [first]
@@ -133,8 +136,21 @@ def test_children_leave_no_zombies(run_dir: Path) -> None:
     run(run_dir, "-info")
     (pid,) = zygotes(run_dir)
     for _ in range(50):
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        if not children:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if len(children) == 1:
             break
         time.sleep(0.02)
-    assert children == ""
+    (warmer,) = children
+    assert Path(f"/proc/{warmer}/comm").read_text().strip() == WARMER
+
+
+def test_the_warmer_ends_with_its_zygote(run_dir: Path) -> None:
+    run(run_dir, "-info")
+    (pid,) = zygotes(run_dir)
+    (warmer,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(pid, signal.SIGKILL)
+    for _ in range(200):
+        if not os.path.exists(f"/proc/{warmer}"):
+            break
+        time.sleep(0.02)
+    assert not os.path.exists(f"/proc/{warmer}")
