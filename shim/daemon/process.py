@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 from oci.bundle import Outline
+from shim.daemon import undertaker
 from shim.daemon.artifacts import Artifacts
 from shim.engines.base import ModuleError
 from shim.guest import control
@@ -49,6 +50,7 @@ class Guest:
         Needs no event loop yet: the rest of this class does, and `watch` first of all.
         """
         self.bundle = bundle
+        self._rootfs = -1
         self._artifacts = artifacts
         try:
             self.cgroup = Cgroup.for_path(outline.cgroups_path) if outline.cgroups_path else None
@@ -93,6 +95,8 @@ class Guest:
                 )
             message, fds = packet
             if isinstance(message, control.Ready):
+                if any(mount.type == "overlay" for mount in rootfs):
+                    self._rootfs = undertaker.hold(self.pid)
                 return
             if isinstance(message, control.Failed):
                 raise GuestError(message.reason, invalid=message.invalid)
@@ -128,6 +132,9 @@ class Guest:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             await asyncio.shield(self.exited)
         self._hang_up()
+        if self._rootfs >= 0:
+            undertaker.bury(self._rootfs)
+            self._rootfs = -1
         if self.cgroup is not None:
             await _delete(self.cgroup)
 

@@ -349,3 +349,34 @@ async def test_after_an_orderly_end_delete_asks_nobody(shim: Shim) -> None:
     assert api.DeleteResponse.FromString(done.stdout) == deleted
     assert len(list((shim.directory / "run").glob("zygote-*.sock"))) == 1
     assert done.returncode == 0
+
+
+async def test_an_overlay_is_let_go_of_while_the_pod_lives_on(shim: Shim) -> None:
+    pod = {"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}
+    client = await shim.create("a", "/idle.wasm", **pod)
+    shim_pid = (await call(client, "Connect", api.ConnectRequest(), api.ConnectResponse)).shim_pid
+    before = len(os.listdir(f"/proc/{shim_pid}/fd"))
+    children = Path(f"/proc/{shim_pid}/task/{shim_pid}/children")
+    (first,) = children.read_text().split()
+
+    shim.bundle("b", "/idle.wasm", **pod)
+    second = await shim.start("b")
+    upper, work = shim.directory / "upper", shim.directory / "work"
+    upper.mkdir()
+    work.mkdir()
+    layers = [f"lowerdir={shim.rootfs}", f"upperdir={upper}", f"workdir={work}"]
+    request = api.CreateTaskRequest(id="b", bundle=str(shim.directory / "b"))
+    request.rootfs.add(type="overlay", source="overlay", options=layers)
+    await call(second, "Create", request, api.CreateTaskResponse)
+    links = [os.readlink(f"/proc/{shim_pid}/fd/{fd}") for fd in os.listdir(f"/proc/{shim_pid}/fd")]
+    assert "/" in links
+    await call(second, "Delete", api.DeleteRequest(id="b"), Empty)
+    await second.close()
+    for _ in range(200):
+        if len(os.listdir(f"/proc/{shim_pid}/fd")) == before and children.read_text().split() == [
+            first
+        ]:
+            break
+        await asyncio.sleep(0.02)
+    assert len(os.listdir(f"/proc/{shim_pid}/fd")) == before
+    assert children.read_text().split() == [first]
