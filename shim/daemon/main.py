@@ -98,7 +98,7 @@ async def serve(
     server = Server(service.services())
     assert claim.listener is not None
     serving = asyncio.create_task(server.serve(claim.listener))
-    log.info("serving", address=claim.address)
+    log.debug("serving", address=claim.address)
     await service.shutdown.wait()
     # A `start` of the same pod from now on gets a shim of its own.
     address.release(claim.path)
@@ -106,7 +106,7 @@ async def serve(
     await server.wait_closed(_GRACE)
     await publisher.flush(_GRACE)
     await serving
-    log.info("shim ends")
+    log.debug("shim ends")
 
 
 def _raise_oom_score() -> None:

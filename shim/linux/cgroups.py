@@ -233,9 +233,7 @@ class Cgroup:
         for _, path in self._directories:
             while True:
                 try:
-                    for directory in reversed(list(_tree(path))):
-                        with suppress(FileNotFoundError):
-                            os.rmdir(directory)
+                    _remove(path)
                     break
                 except OSError as e:
                     if e.errno != errno.EBUSY or time.monotonic() >= deadline:
@@ -244,6 +242,17 @@ class Cgroup:
 
     def _main(self) -> str:
         return self._v2 or self._directories[0][1]
+
+
+def _remove(path: str) -> None:
+    try:
+        os.rmdir(path)  # which is all there is to do, unless it has children
+    except FileNotFoundError:
+        return
+    except OSError:
+        for directory in reversed(list(_tree(path))):
+            with suppress(FileNotFoundError):
+                os.rmdir(directory)
 
 
 def _tree(directory: str) -> Iterator[str]:
