@@ -98,7 +98,7 @@ async def serve(
     server = Server(service.services())
     assert claim.listener is not None
     serving = asyncio.create_task(server.serve(claim.listener))
-    log.debug("serving", address=claim.address)
+    log.info("serving", address=claim.address)
     await service.shutdown.wait()
     # A `start` of the same pod from now on gets a shim of its own.
     address.release(claim.path)
