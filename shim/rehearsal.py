@@ -8,11 +8,8 @@ Only what changes nothing outside of a temporary directory can be rehearsed: no 
 """
 
 import asyncio
-import json
 import os
-import shutil
 import socket
-import tempfile
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -28,37 +25,35 @@ from shim.engines.snapshot import snapshot
 from shim.guest import control
 from shim.linux import mounts, signals
 from shim.linux.cgroups import Cgroup
+from shim.linux.files import write_small
 from shim.ttrpc import Client, RpcError
 
-_CONFIG = {
-    "ociVersion": "1.1.0",
-    "process": {
-        "user": {"uid": 0, "gid": 0, "additionalGids": [0]},
-        "args": ["/rehearsal.wasm"],
-        "env": ["PATH=/bin"],
-        "cwd": "/",
-        "capabilities": {"bounding": ["CAP_CHOWN"], "effective": ["CAP_CHOWN"]},
-        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
-        "noNewPrivileges": True,
-    },
-    "root": {"path": "rootfs"},
-    "mounts": [
-        {
-            "destination": "/dev",
-            "type": "tmpfs",
-            "source": "tmpfs",
-            "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
-        }
-    ],
-    "annotations": {"rehearsal": "yes"},
-    "linux": {
-        "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-        "cgroupsPath": "/rehearsal/rehearsal",
-        "namespaces": [{"type": "pid"}, {"type": "network", "path": "/proc/self/ns/net"}],
-        "maskedPaths": ["/proc/acpi"],
-        "readonlyPaths": ["/proc/bus"],
-    },
+_CONFIG = b"""
+{
+  "ociVersion": "1.1.0",
+  "process": {
+    "user": {"uid": 0, "gid": 0, "additionalGids": [0]},
+    "args": ["/rehearsal.wasm"],
+    "env": ["PATH=/bin"],
+    "cwd": "/",
+    "capabilities": {"bounding": ["CAP_CHOWN"], "effective": ["CAP_CHOWN"]},
+    "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+    "noNewPrivileges": true
+  },
+  "root": {"path": "rootfs"},
+  "mounts": [
+    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]}
+  ],
+  "annotations": {"rehearsal": "yes"},
+  "linux": {
+    "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+    "cgroupsPath": "/rehearsal/rehearsal",
+    "namespaces": [{"type": "pid"}, {"type": "network", "path": "/proc/self/ns/net"}],
+    "maskedPaths": ["/proc/acpi"],
+    "readonlyPaths": ["/proc/bus"]
+  }
 }
+"""
 _CALLS = (
     ("State", api.StateRequest(id="rehearsal")),
     ("Start", api.StartRequest(id="rehearsal")),
@@ -69,18 +64,23 @@ _CALLS = (
 )
 
 
-def rehearse() -> None:
-    """Do it. Raises OSError if there is no temporary directory to do it in."""
-    directory = tempfile.mkdtemp(prefix="pywasm-")
+def rehearse(run_directory: str) -> None:
+    """Do it, in a directory below `run_directory`. Raises OSError."""
+    directory = os.path.join(run_directory, f"r{os.getpid()}")
+    os.mkdir(directory, 0o700)
     try:
-        with open(os.path.join(directory, "config.json"), "w") as file:
-            json.dump(_CONFIG, file)
+        write_small(os.path.join(directory, "config.json"), _CONFIG)
         # Twice, since some caches are filled by a second use.
         for _ in range(2):
             _rehearse_shim(directory)
             _rehearse_guest(directory)
     finally:
-        shutil.rmtree(directory)
+        for parent, directories, files in os.walk(directory, topdown=False):
+            for name in files:
+                os.unlink(os.path.join(parent, name))
+            for name in directories:
+                os.rmdir(os.path.join(parent, name))
+        os.rmdir(directory)
 
 
 def _rehearse_shim(directory: str) -> None:

@@ -38,11 +38,17 @@ def main() -> None:
     _preload()
     if sys.argv[1] == "--once":
         _become_shim(sock, f"no zygote: {sys.argv[2]}")
+    from shim.rehearsal import rehearse
+
     # The kernel reaps for us, and no handler has to interrupt accept().
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     credentials.set_name("pywasm-zygote")
     os.chdir("/")
     os.umask(0o022)
+    try:
+        rehearse(os.path.dirname(sys.argv[1]))
+    except OSError:
+        sys.excepthook(*sys.exc_info())  # it only saves time
     gc.collect()
     # Collections in a child then leave the shared pages alone.
     gc.freeze()
@@ -52,14 +58,14 @@ def main() -> None:
 def _preload() -> None:
     # asyncio does without TLS; its libraries would be 2 MB more to fork.
     sys.modules["ssl"] = None  # type: ignore[assignment]
+    import shim.daemon.main
     import shim.engines
-    import shim.rehearsal
+    import shim.guest.entry
 
     # The hook re-makes locks that other threads may have held, for 0.4 ms and 280 kB in each child.
     # There are no other threads here, nor in any child by the time it clones one of its own.
     threading._after_fork.__code__ = (lambda: None).__code__  # type: ignore[attr-defined]
     shim.engines.preload()
-    shim.rehearsal.rehearse()
 
 
 def _start_warmer() -> int:

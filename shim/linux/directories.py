@@ -1,4 +1,4 @@
-"""Directories that only root may enter: sockets, artifacts, locks. A library."""
+"""Directories that only root may enter: sockets, artifacts, locks (library)."""
 
 import os
 import stat
@@ -10,15 +10,14 @@ def private_directory(path: str) -> None:
     Raises PermissionError where somebody else owns it, may write to it, or put a link in its place.
     """
     try:
-        os.makedirs(os.path.dirname(path) or "/", 0o755, exist_ok=True)
+        os.mkdir(path, 0o700)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
         os.mkdir(path, 0o700)
     except FileExistsError:
         status = os.lstat(path)
-        if (
-            not stat.S_ISDIR(status.st_mode)
-            or status.st_uid != os.geteuid()
-            or status.st_mode & 0o022
-        ):
+        shared = status.st_mode & 0o022
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or shared:
             raise PermissionError(
                 f"{path}: expected a directory that only its owner may write to"
             ) from None
