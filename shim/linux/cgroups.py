@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from shim.linux.files import read_small
+
 _RETRY_S: Final = 0.002
 _ROUNDS: Final = 10
 _ESCAPES: Final = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
@@ -87,8 +89,7 @@ def _write(path: str, value: str) -> None:
 
 
 def _read(path: str) -> str:
-    with open(path) as file:
-        return file.read().strip()
+    return read_small(path).decode().strip()
 
 
 def warm() -> None:

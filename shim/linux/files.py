@@ -84,6 +84,18 @@ def keep_only(fds: Iterable[int]) -> None:
     close_range(first)
 
 
+def read_small(path: str) -> bytes:
+    """Return the content of a file of the kernel's, as cheaply as `write_small`."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while chunk := os.read(fd, 1 << 16):
+            data += chunk
+        return data
+    finally:
+        os.close(fd)
+
+
 def write_small(path: str, data: bytes) -> None:
     """Create or replace a file, never through a symlink. Raises OSError.
 

@@ -22,6 +22,7 @@ from shim.linux.files import (
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
     openat2,
+    read_small,
 )
 from shim.linux.libc import LIBC, NUMBERS, describe, fail, system_call
 
@@ -403,8 +404,8 @@ def _magic(fd: int | str) -> str:
 
 
 def _mount_id(fd: int) -> int:
-    with open(f"/proc/self/fdinfo/{fd}") as info:
-        return next(int(line.split()[1]) for line in info if line.startswith("mnt_id:"))
+    info = read_small(f"/proc/self/fdinfo/{fd}").splitlines()
+    return next(int(line.split()[1]) for line in info if line.startswith(b"mnt_id:"))
 
 
 def _refuse_proc(fd: int, destination: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.linux import files
+from shim.linux import clone, files
 from shim.linux.files import (
     AT_EMPTY_PATH,
     RESOLVE_BENEATH,
@@ -175,3 +175,33 @@ def test_sealed_memfd(data: bytes) -> None:
                 change()
     finally:
         os.close(fd)
+
+
+def test_small_files_are_written_whole_and_not_through_links(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    files.write_small(path, b"a long content")
+    files.write_small(path, b"short")
+    assert files.read_small(path) == b"short"
+    (tmp_path / "link").symlink_to("file")
+    with pytest.raises(OSError, match="link"):
+        files.write_small(str(tmp_path / "link"), b"x")
+
+
+def test_a_file_of_the_kernels_is_read_to_its_end() -> None:
+    assert files.read_small("/proc/kallsyms").count(b"\n") > 10_000
+
+
+def test_keep_only_closes_all_the_others() -> None:
+    def entry() -> None:
+        first, second, third = (os.dup(1) for _ in range(3))
+        files.keep_only([first, third])
+        os.fstat(first)
+        os.fstat(third)
+        try:
+            os.fstat(second)
+        except OSError:
+            raise SystemExit(3) from None
+
+    child = clone.clone(entry)
+    assert clone.wait(child.pidfd) == 3
+    os.close(child.pidfd)
