@@ -2,7 +2,7 @@
 
 Much is built when it is first used: frames, attribute caches, protobuf's classes, libc's arenas.
 Built here, it is shared by all processes to come; built there, each of them has pages of its own
-for it. Measured: a shim has 1.3 MB less of those, a guest 0.5 MB, and both start 1 ms sooner.
+for it. Measured: 200 page faults and 1.5 ms less for a shim.
 
 Only what changes nothing outside of a temporary directory can be rehearsed: no container is run.
 """

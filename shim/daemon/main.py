@@ -56,10 +56,8 @@ def _start(
     groups = (outline.annotations.get(name) for name in address.GROUP_ANNOTATIONS)
     group = next(filter(None, groups), invocation.id)
     claim = address.claim(run_directory, invocation, group)
-    # Until 1.7 containerd finds the shim through this file after its own restart.
-    write_small(os.path.join(invocation.bundle, "address"), claim.address.encode())
-    _answer(connection, address.write_answer(invocation, claim.address))
     if claim.listener is None:
+        _announce(connection, invocation, claim.address)
         return
     log = Logger(
         invocation.bundle,
@@ -69,7 +67,12 @@ def _start(
         pid=os.getpid(),
         runtime="io.containerd.pywasm.v1",
     )
-    artifacts = Artifacts(invocation.state_directory, log)
+    try:
+        artifacts = Artifacts(invocation.state_directory, log)
+        _announce(connection, invocation, claim.address)
+    except OSError:
+        address.release(claim.path)
+        raise
     early = None
     try:
         # At once: what a guest can do alone takes it as long as containerd takes to ask for it.
@@ -83,6 +86,12 @@ def _start(
     _raise_oom_score()
     # Not asyncio.run: this process ends here, and needs no loop taken apart for that.
     asyncio.new_event_loop().run_until_complete(serve(claim, invocation, artifacts, early, log))
+
+
+def _announce(connection: socket.socket, invocation: Invocation, where: str) -> None:
+    # Until 1.7 containerd finds the shim through this file after its own restart.
+    write_small(os.path.join(invocation.bundle, "address"), where.encode())
+    _answer(connection, address.write_answer(invocation, where))
 
 
 async def serve(

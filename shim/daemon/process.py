@@ -27,6 +27,8 @@ _NEW = {
     "uts": clone.CLONE_NEWUTS,
     "network": clone.CLONE_NEWNET,
 }
+# New, and joined by path. To ignore one would be to isolate less than was asked for.
+_SUPPORTED = ({*_NEW, "cgroup"}, {"pid", "ipc", "uts", "network"})
 _DELETE_TRIES, _DELETE_PAUSE = 100, 0.002
 
 
@@ -49,6 +51,10 @@ class Guest:
 
         Needs no event loop yet: the rest of this class does, and `watch` first of all.
         """
+        for namespace in outline.namespaces:
+            if namespace.type not in _SUPPORTED[bool(namespace.path)]:
+                what = f"{namespace.type} {namespace.path}".strip()
+                raise GuestError(f"linux.namespaces: {what}: not implemented", invalid=True)
         self.bundle = bundle
         self._rootfs = -1
         self._artifacts = artifacts

@@ -81,6 +81,9 @@ def _take_place(birth: Birth) -> None:
         # First of all: on cgroup v1 the kernel makes the caller wait for a grace period.
         birth.cgroup.create()
         birth.cgroup.attach()
+    if any(namespace.type == "cgroup" for namespace in birth.outline.namespaces):
+        # Its root is the cgroup that the process is in when it is made.
+        clone.unshare(clone.CLONE_NEWCGROUP)
 
 
 def _isolate(birth: Birth) -> Callable[[], None]:
@@ -123,6 +126,10 @@ def _join_namespaces(outline: Outline) -> None:
 
 
 def _name(spec: Spec) -> None:
+    if not (spec.hostname or spec.domainname):
+        return
+    if not any(namespace.type == "uts" for namespace in spec.linux.namespaces):
+        raise SpecError("hostname: without a uts namespace it would be the host's")
     if spec.hostname:
         credentials.set_hostname(spec.hostname)
     if spec.domainname:

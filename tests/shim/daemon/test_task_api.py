@@ -380,3 +380,61 @@ async def test_an_overlay_is_let_go_of_while_the_pod_lives_on(shim: Shim) -> Non
         await asyncio.sleep(0.02)
     assert len(os.listdir(f"/proc/{shim_pid}/fd")) == before
     assert children.read_text().split() == [first]
+
+
+async def test_a_cache_that_others_may_write_to_is_refused_at_start(shim: Shim) -> None:
+    state = shim.directory / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    shim.bundle("x", "/idle.wasm")
+    done = shim.launch("x", "start")
+    assert done.returncode == 1
+    assert str(state) in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+    assert not [path for path in (shim.directory / "run" / "s").iterdir() if path.name != ".lock"]
+
+
+async def test_a_hostname_is_never_the_hosts(shim: Shim) -> None:
+    before = os.uname().nodename
+    shim.bundle("x", "/idle.wasm", hostname="guest", linux={"namespaces": []})
+    client = await shim.start("x")
+    code, message = await refused(client, "Create", shim.create_request("x"))
+    assert (code, message.split(":")[0]) == (Code.INVALID_ARGUMENT, "hostname")
+    assert os.uname().nodename == before
+
+
+@pytest.mark.parametrize(
+    "namespace", [{"type": "user"}, {"type": "time"}, {"type": "mount", "path": "/proc/1/ns/mnt"}]
+)
+async def test_isolation_that_is_missing_is_not_passed_over(shim: Shim, namespace: Any) -> None:
+    shim.bundle("x", "/idle.wasm", linux={"namespaces": [namespace]})
+    client = await shim.start("x")
+    code, message = await refused(client, "Create", shim.create_request("x"))
+    assert code == Code.INVALID_ARGUMENT
+    assert f"linux.namespaces: {namespace['type']}" in message
+
+
+async def test_namespaces_are_new_or_joined_as_the_spec_says(shim: Shim) -> None:
+    joined = await shim.create("a", "/idle.wasm")
+    first = await call(joined, "Connect", api.ConnectRequest(id="a"), api.ConnectResponse)
+
+    def namespace(pid: int | str, kind: str) -> str:
+        return os.readlink(f"/proc/{pid}/ns/{kind}")
+
+    namespaces = [
+        {"type": "pid", "path": f"/proc/{first.task_pid}/ns/pid"},
+        {"type": "ipc", "path": f"/proc/{first.task_pid}/ns/ipc"},
+        {"type": "uts"},
+        {"type": "network"},
+        {"type": "cgroup"},
+    ]
+    client = await shim.create("b", "/idle.wasm", linux={"namespaces": namespaces}, hostname="b")
+    second = await call(client, "Connect", api.ConnectRequest(id="b"), api.ConnectResponse)
+    for kind in ("pid", "ipc"):
+        assert namespace(second.task_pid, kind) == namespace(first.task_pid, kind)
+    for kind in ("uts", "net", "cgroup", "mnt"):
+        assert namespace(second.task_pid, kind) != namespace("self", kind)
+        assert namespace(second.task_pid, kind) != namespace(first.task_pid, kind)
+    # Whoever joins a PID namespace must not move the shim there.
+    own = os.readlink(f"/proc/{second.shim_pid}/ns/pid_for_children")
+    assert own == namespace("self", "pid")
