@@ -153,7 +153,8 @@ class Guest:
     def _receive(self) -> None:
         try:
             self._inbox.put_nowait(control.receive(self._channel))
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionResetError):
+            # Reset says that it ended without reading our last; its own last is still to be read.
             return
         except (EOFError, OSError):
             self._hang_up()

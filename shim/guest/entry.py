@@ -104,10 +104,9 @@ def _isolate(birth: Birth) -> Callable[[], None]:
         os.dup2(fd, target)
     files.keep_only([birth.channel.fileno(), compiled.artifact.fd])
     _drop_privileges(spec.process)
-    module = compiled.load()
     path, function = entrypoint.split(spec.process.args[0])
     credentials.set_name(os.path.basename(path))
-    module.check(function)
+    module = compiled.load(function)
     grants = Grants(
         args=[os.fsencode(argument) for argument in spec.process.args],
         env=[os.fsencode(variable) for variable in spec.process.env],

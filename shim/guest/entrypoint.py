@@ -24,14 +24,22 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Compiled(NamedTuple):
-    """An artifact and the engine that it is for."""
+    """The entrypoint's artifact, and the engine that it is for."""
 
+    path: str
     engine: Engine
     artifact: Artifact
 
-    def load(self) -> Module:
-        """Load the module and close the artifact. Executes nothing of it."""
-        module = self.engine.load(self.artifact.read())
+    def load(self, function: str) -> Module:
+        """Load the module, of which `function` can be run, and close the artifact.
+
+        Executes nothing of it. Raises ModuleError naming the entrypoint.
+        """
+        try:
+            module = self.engine.load(self.artifact.read())
+            module.check(function)
+        except ModuleError as error:
+            raise ModuleError(f"{self.path}: {error}") from None
         self.artifact.close()
         return module
 
@@ -62,7 +70,7 @@ def compiled(spec: Spec, channel: socket.socket, cache_directory: int) -> Compil
             artifact = _ask(channel, path, control.Compile(engine.name, digest), module)
     finally:
         os.close(module)
-    return Compiled(engine, artifact)
+    return Compiled(path, engine, artifact)
 
 
 def _ask(channel: socket.socket, path: str, request: control.Compile, module: int) -> Artifact:

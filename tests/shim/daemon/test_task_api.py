@@ -16,8 +16,10 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from proto import task_v2_pb2 as api
+from proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from proto.mount_pb2 import Mount
 from proto.task_pb2 import Status
+from shim.engines import engines
 from shim.ttrpc import Client, Code, RpcError
 from tests.guests.build import build
 
@@ -55,7 +57,9 @@ class Shim:
         (bundle / "config.json").write_text(json.dumps(document | spec))
         return bundle
 
-    def launch(self, id: str, action: str) -> subprocess.CompletedProcess[bytes]:
+    def launch(
+        self, id: str, action: str, stdin: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
         program = (
             f"import sys; sys.path.insert(0, {ROOT!r}); from shim.launcher import main; "
             f"main(root={ROOT!r}, python={sys.executable!r}, build='test')"
@@ -65,7 +69,7 @@ class Shim:
             [*self.wrapper, python, "-ISE", "-c", program, "-namespace", "n", "-id", id, action],
             cwd=self.directory / id,
             env=self.env,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             timeout=30,
             check=False,
@@ -438,3 +442,51 @@ async def test_namespaces_are_new_or_joined_as_the_spec_says(shim: Shim) -> None
     # Whoever joins a PID namespace must not move the shim there.
     own = os.readlink(f"/proc/{second.shim_pid}/ns/pid_for_children")
     assert own == namespace("self", "pid")
+
+
+async def test_bootstrap_parameters_are_answered_with_a_result(shim: Shim) -> None:
+    shim.bundle("x", "/idle.wasm")
+    params = BootstrapParams(instance_id="x", namespace="n", socket_dir=str(shim.directory / "sd"))
+    done = shim.launch("x", "start", params.SerializeToString())
+    result = BootstrapResult.FromString(done.stdout)
+    assert (result.version, result.protocol) == (3, "ttrpc")
+    assert result.address.startswith(f"unix://{shim.directory}/sd/")
+    client = await Client.connect(result.address.removeprefix("unix://"))
+    shim.clients.append(client)
+    created = await call(
+        client, "Create", shim.create_request("x"), api.CreateTaskResponse, version=3
+    )
+    assert created.pid > 0
+
+
+@pytest.mark.parametrize("engine", [engine.name for engine in engines()])
+async def test_an_engine_can_be_asked_for(shim: Shim, engine: str) -> None:
+    annotations = {"dev.pywasm.engine": engine}
+    client = await shim.create("x", "/exit3.wasm", annotations=annotations)
+    await call(client, "Start", api.StartRequest(id="x"), Empty)
+    ended = await call(client, "Wait", api.WaitRequest(id="x"), api.WaitResponse)
+    assert ended.exit_status == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "annotations", "culprits"),
+    [
+        (["/hello.wasm"], {"dev.pywasm.engine": "steam"}, ["steam"]),
+        (["/hello.wasm#boil"], {}, ["/hello.wasm", "boil"]),
+        (["/config.wasm"], {}, ["/config.wasm"]),
+        (["nowhere.wasm"], {}, ["nowhere.wasm"]),
+        ([], {}, ["process.args"]),
+    ],
+)
+async def test_bad_input_is_named(
+    shim: Shim, args: list[str], annotations: dict[str, str], culprits: list[str]
+) -> None:
+    (shim.rootfs / "config.wasm").write_text("{}")
+    shim.bundle("x", *args, annotations=annotations)
+    client = await shim.start("x")
+    # Time and again: the guest says why and ends, while the shim may be telling it something.
+    for _ in range(20):
+        code, message = await refused(client, "Create", shim.create_request("x"))
+        assert all(culprit in message for culprit in culprits)
+        assert code == Code.INVALID_ARGUMENT
+        assert "\n" not in message

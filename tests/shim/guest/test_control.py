@@ -59,3 +59,17 @@ def test_an_empty_channel_does_not_block_the_shim() -> None:
     ours, theirs = control.pair()
     with ours, theirs, pytest.raises(BlockingIOError):
         control.receive(ours)
+
+
+def test_last_words_are_behind_the_reset_that_an_unread_message_causes() -> None:
+    # What the shim relies on: a guest may fail, and end, with a Prepare still in its queue.
+    ours, theirs = control.pair()
+    with ours:
+        control.send(ours, control.Start())
+        control.send(theirs, control.Failed("no", True))
+        theirs.close()
+        with pytest.raises(ConnectionResetError):
+            control.receive(ours)
+        assert control.receive(ours)[0] == control.Failed("no", True)
+        with pytest.raises(EOFError):
+            control.receive(ours)
