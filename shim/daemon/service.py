@@ -64,7 +64,7 @@ class TaskService:
             raise RpcError(Code.UNIMPLEMENTED, "restoring a checkpoint is not implemented")
         self._creating.add(request.id)
         try:
-            container = await Container.create(request, await self._guest(request.bundle))
+            container = await Container.create(request, self._guest(request.bundle))
         except GuestError as error:
             code = Code.INVALID_ARGUMENT if error.invalid else Code.UNKNOWN
             raise RpcError(code, str(error)) from error
@@ -90,13 +90,13 @@ class TaskService:
         container.on_exit(lambda: self._exited(container))
         return api.CreateTaskResponse(pid=container.pid)
 
-    async def _guest(self, bundle: str) -> Guest:
-        early, self._early = self._early, None
-        if early is not None:
+    def _guest(self, bundle: str) -> Guest:
+        early = self._early
+        # Of a pod's containers that were started at once, another may be created first.
+        if early is not None and os.path.realpath(early.bundle) == os.path.realpath(bundle):
+            self._early = None
             early.watch()
-            if os.path.realpath(early.bundle) == os.path.realpath(bundle):
-                return early
-            await early.discard()
+            return early
         try:
             outline = read_outline(bundle)
         except SpecError as error:

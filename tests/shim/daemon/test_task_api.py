@@ -490,3 +490,19 @@ async def test_bad_input_is_named(
         assert all(culprit in message for culprit in culprits)
         assert code == Code.INVALID_ARGUMENT
         assert "\n" not in message
+
+
+async def test_containers_of_a_pod_may_be_created_in_another_order(shim: Shim) -> None:
+    spec = {
+        "annotations": {"io.kubernetes.cri.sandbox-id": "pod"},
+        "linux": {"cgroupsPath": "/pywasm-test/order"},
+    }
+    shim.bundle("a", "/idle.wasm", **spec)
+    first = await shim.start("a")
+    second = await shim.create("b", "/idle.wasm", annotations=spec["annotations"])
+    assert await status(second, "b") == Status.CREATED
+    await call(first, "Create", shim.create_request("a"), api.CreateTaskResponse)
+    assert await status(first, "a") == Status.CREATED
+    await call(first, "Delete", api.DeleteRequest(id="a"), Empty)
+    for directory in Path("/sys/fs/cgroup").glob("*/pywasm-test"):
+        directory.rmdir()
