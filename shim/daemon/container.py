@@ -12,7 +12,7 @@ from collections.abc import Callable
 from proto.mount_pb2 import Mount
 from proto.task_pb2 import Status
 from proto.task_v2_pb2 import CreateTaskRequest
-from shim.daemon.process import Guest, GuestError
+from shim.daemon.process import Guest
 from shim.daemon.stdio import Stdio
 from shim.guest import control
 from shim.launcher import FAREWELL
@@ -28,7 +28,10 @@ class Container:
 
     @classmethod
     async def create(cls, request: CreateTaskRequest, guest: Guest) -> "Container":
-        """Finish what `guest` began. Raises RpcError, and then nothing of the container is left."""
+        """Finish what `guest` began.
+
+        Raises GuestError or OSError, and then nothing of the container is left.
+        """
         stdio = Stdio(request.stdin, request.stdout, request.stderr)
         try:
             fds = stdio.open()
@@ -38,22 +41,11 @@ class Container:
                 for fd in fds:
                     os.close(fd)
             write_small(os.path.join(request.bundle, PID_FILE), b"%d" % guest.pid)
-        except GuestError as error:
-            await cls._abandon(guest, stdio)
-            code = Code.INVALID_ARGUMENT if error.invalid else Code.UNKNOWN
-            raise RpcError(code, str(error)) from error
-        except OSError as error:
-            await cls._abandon(guest, stdio)
-            raise RpcError(Code.UNKNOWN, str(error)) from error
         except BaseException:
-            await cls._abandon(guest, stdio)
+            stdio.close()
+            await guest.discard()
             raise
         return cls(request.id, request.bundle, guest, stdio)
-
-    @staticmethod
-    async def _abandon(guest: Guest, stdio: Stdio) -> None:
-        stdio.close()
-        await guest.discard()
 
     def __init__(self, id: str, bundle: str, guest: Guest, stdio: Stdio) -> None:
         self.id = id

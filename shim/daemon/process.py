@@ -61,7 +61,7 @@ class Guest:
         try:
             self.cgroup = Cgroup.for_path(outline.cgroups_path) if outline.cgroups_path else None
         except OSError as error:
-            raise GuestError(_one_line(error), invalid=error.errno == errno.EINVAL) from error
+            raise GuestError(control.reason(error), invalid=error.errno == errno.EINVAL) from error
         ours, theirs = control.pair()
         birth = Birth(bundle, theirs, artifacts.directory, outline, self.cgroup)
         try:
@@ -71,7 +71,7 @@ class Guest:
             ours.close()
             if self.cgroup is not None:
                 self.cgroup.delete(patience=0)
-            raise GuestError(_one_line(error), invalid=False) from error
+            raise GuestError(control.reason(error), invalid=False) from error
         self._channel = ours
 
     def watch(self) -> None:
@@ -214,7 +214,3 @@ def _open_namespace(path: str, stack: contextlib.ExitStack) -> int:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
     return fd
-
-
-def _one_line(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

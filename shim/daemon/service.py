@@ -19,6 +19,7 @@ from shim.daemon.container import Container
 from shim.daemon.events import Publisher, timestamp
 from shim.daemon.log import Logger
 from shim.daemon.process import Guest, GuestError
+from shim.guest import control
 from shim.ttrpc import Code, Context, Method, RpcError
 
 
@@ -68,6 +69,8 @@ class TaskService:
         except GuestError as error:
             code = Code.INVALID_ARGUMENT if error.invalid else Code.UNKNOWN
             raise RpcError(code, str(error)) from error
+        except OSError as error:
+            raise RpcError(Code.UNKNOWN, control.reason(error)) from error
         finally:
             self._creating.discard(request.id)
         self._containers[request.id] = container

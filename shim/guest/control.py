@@ -85,6 +85,11 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
+def reason(error: OSError) -> str:
+    """Say in one line what failed, and with which file."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+
+
 def pair() -> tuple[socket.socket, socket.socket]:
     """A new channel: the shim's end, which never blocks, and the guest's."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

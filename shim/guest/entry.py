@@ -65,7 +65,7 @@ def live(birth: Birth) -> None:
         _fail(birth.channel, str(error), invalid=True)
         return
     except OSError as error:
-        _fail(birth.channel, _describe(error), invalid=False)
+        _fail(birth.channel, control.reason(error), invalid=False)
         return
     birth.channel.close()
     run()
@@ -181,7 +181,3 @@ def _fail(channel: socket.socket, reason: str, *, invalid: bool) -> None:
         control.send(channel, control.Failed(reason, invalid))
     except OSError:
         pass
-
-
-def _describe(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
