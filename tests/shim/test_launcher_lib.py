@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ COMMAND = Path(sys.prefix) / "bin" / "containerd-shim-pywasm-v1"
 
 
 def run(program: str, *arguments: bytes) -> subprocess.CompletedProcess[bytes]:
-    command = [os.fsencode(INTERPRETER), b"-ISEXutf8", b"-c", program.encode(), *arguments]
-    return subprocess.run(command, capture_output=True, check=False, timeout=30)
+    # A file, as the launcher is: for `-c`, Python 3.13 wants more of the standard library.
+    with tempfile.NamedTemporaryFile(suffix=".py") as file:
+        file.write(program.encode())
+        file.flush()
+        command = [os.fsencode(INTERPRETER), b"-ISEXutf8", os.fsencode(file.name), *arguments]
+        return subprocess.run(command, capture_output=True, check=False, timeout=30)
 
 
 def test_the_installed_command_uses_it() -> None:
