@@ -154,3 +154,24 @@ def test_the_warmer_ends_with_its_zygote(run_dir: Path) -> None:
             break
         time.sleep(0.02)
     assert not os.path.exists(f"/proc/{warmer}")
+
+
+def test_a_zygote_makes_place_for_a_new_one_in_time(tmp_path: Path, run_dir: Path) -> None:
+    short_lived = tmp_path / "python"
+    program = (
+        f"import sys; sys.path.insert(0, {ROOT!r}); import shim.zygote as z; z.FORKS = 2; z.main()"
+    )
+    short_lived.write_text(f'#!/bin/sh\nexec {sys.executable} -I -c "{program}" "$4"\n')
+    short_lived.chmod(0o755)
+    seen = []
+    for _ in range(6):
+        done = run(run_dir, "-info", python=str(short_lived))
+        assert RuntimeInfo.FromString(done.stdout).name == "io.containerd.pywasm.v1"
+        seen += zygotes(run_dir)
+    assert len(set(seen)) == 3
+    for pid in set(seen) - set(zygotes(run_dir)):
+        for _ in range(200):
+            if not os.path.exists(f"/proc/{pid}"):
+                break
+            time.sleep(0.02)
+        assert not os.path.exists(f"/proc/{pid}")
