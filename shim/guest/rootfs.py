@@ -36,8 +36,14 @@ def build(bundle: str, spec: Spec, rootfs_mounts: Iterable[RootfsMount]) -> list
     """
     path = os.path.join(bundle, spec.root.path)
     for mount in rootfs_mounts:
-        target = os.path.join(path, mount.target.lstrip("/")) if mount.target else path
-        mounts.mount_all(mount.source, target, mount.type, mounts.parse_options(mount.options))
+        options = mounts.parse_options(mount.options)
+        if mount.target:
+            # Inside what is mounted already, which may be an image with symlinks of its own.
+            root = _open(path)
+            mounts.mount_at(root, mount.target, mount.source, mount.type, options)
+            os.close(root)
+        else:
+            mounts.mount_all(mount.source, path, mount.type, options)
     # pivot_root wants a mount point, also where the bundle brings a plain directory.
     mounts.mount(path, path, None, mounts.MS_BIND | mounts.MS_REC)
     root = _open(path)

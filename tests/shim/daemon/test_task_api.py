@@ -506,3 +506,16 @@ async def test_containers_of_a_pod_may_be_created_in_another_order(shim: Shim) -
     await call(first, "Delete", api.DeleteRequest(id="a"), Empty)
     for directory in Path("/sys/fs/cgroup").glob("*/pywasm-test"):
         directory.rmdir()
+
+
+async def test_a_rootfs_mount_with_a_target_stays_in_the_rootfs(shim: Shim) -> None:
+    (shim.rootfs / "way-out").symlink_to("/usr")
+    request = shim.create_request("x")
+    request.rootfs.add(type="tmpfs", source="tmpfs", target="/way-out/inside")
+    shim.bundle("x", "/idle.wasm")
+    client = await shim.start("x")
+    created = await call(client, "Create", request, api.CreateTaskResponse)
+    mountinfo = Path(f"/proc/{created.pid}/mountinfo").read_text()
+    assert " /usr/inside " in mountinfo
+    assert (shim.rootfs / "usr" / "inside").is_dir()
+    assert not os.path.exists("/usr/inside")
