@@ -2,9 +2,9 @@
 
 Runs in: shim (a short-lived one).
 
-containerd executes it whenever a shim's socket has closed, also after an orderly end: then there is
-nothing to do, and that is found out cheaply. A guest dies with its shim (PR_SET_PDEATHSIG), and its
-mounts with its namespace; what can be left is its cgroup and the shim's socket.
+containerd executes it whenever a shim's socket has closed; after an orderly end the launcher
+answers by itself. A guest dies with its shim (PR_SET_PDEATHSIG), and its mounts with its namespace;
+what can be left is its cgroup and the shim's socket.
 """
 
 import os
@@ -19,6 +19,7 @@ from shim.daemon.container import PID_FILE
 from shim.daemon.events import timestamp
 from shim.daemon.invocation import Invocation
 from shim.linux.cgroups import Cgroup
+from shim.linux.files import read_small
 
 
 def clean_up(invocation: Invocation) -> bytes:
@@ -32,8 +33,8 @@ def clean_up(invocation: Invocation) -> bytes:
     try:
         path = read_outline(bundle).cgroups_path
         cgroup = Cgroup.for_path(path) if path else None
-    except (SpecError, FileNotFoundError, ValueError):
-        cgroup = None  # then no guest got as far as to have one
+    except (SpecError, OSError):
+        cgroup = None  # of a config that no guest was made from
     if cgroup is not None and cgroup.exists():
         cgroup.kill()
         cgroup.delete()
@@ -44,7 +45,6 @@ def clean_up(invocation: Invocation) -> bytes:
 
 def _read(bundle: str, name: str) -> str:
     try:
-        with open(os.path.join(bundle, name)) as file:
-            return file.read()
+        return read_small(os.path.join(bundle, name)).decode()
     except FileNotFoundError:
         return ""
