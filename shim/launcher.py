@@ -2,9 +2,10 @@
 
 It lives for a few milliseconds, and most of those are the interpreter's own start, so it imports
 nothing but built-in modules (`python -ISE`: no `site`, no `os`), and it is not imported itself:
-`scripts/setup` compiles it to a file that the installed command executes. It hands its command
-line, working directory and standard input to the zygote, prints what comes back, and ends. Where no
-zygote listens it starts one; where none answers it runs one that serves this single request.
+`scripts/install-launcher` compiles it to a file that the installed command executes. It hands its
+command line, working directory and standard input to the zygote, prints what comes back, and ends.
+Where no zygote listens it starts one; where none answers it runs one that serves this single
+request.
 
 Request (launcher to zygote, ended by shutting that direction down), fields separated by NUL: `cwd`,
 one value for each of `FORWARDED`, the number of arguments, the arguments, the bytes of standard

@@ -118,8 +118,8 @@ def _fork(listener: socket.socket, warmer: int) -> bool:
 
 
 def _trusted(connection: socket.socket) -> bool:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int.from_bytes(credentials[4:8], sys.byteorder) in (0, os.geteuid())
+    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # pid, uid, gid
+    return int.from_bytes(peer[4:8], sys.byteorder) in (0, os.geteuid())
 
 
 def _become_shim(connection: socket.socket, warning: str = "") -> None:

@@ -14,6 +14,9 @@ from typing import Final, NamedTuple, NoReturn, Protocol
 TRAPPED: Final = 134  # 128 + SIGABRT, what a native program that aborts ends with
 START: Final = "_start"
 
+HEADER: Final = 8
+"""Bytes of a module that `check_header` looks at."""
+
 _MAGIC: Final = b"\0asm"
 _CORE: Final = b"\1\0\0\0"
 _COMPONENT: Final = b"\x0d\0\1\0"
@@ -104,10 +107,10 @@ class Engine(Protocol):
 
 def check_header(wasm: bytes | memoryview) -> None:
     """Raise ModuleError unless this begins like a core module."""
-    head = bytes(wasm[:8])
+    head = bytes(wasm[:HEADER])
     if not head:
         raise ModuleError("not a wasm module: the file is empty")
-    if len(head) < 8 and (_MAGIC + _CORE).startswith(head):
+    if len(head) < HEADER and (_MAGIC + _CORE).startswith(head):
         raise ModuleError("truncated wasm module: it ends within the header")
     if not head.startswith(_MAGIC):
         raise ModuleError(f"not a wasm module: it begins with {head[:4]!r} instead of {_MAGIC!r}")

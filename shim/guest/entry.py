@@ -145,10 +145,7 @@ def _enter_cwd(process: Process) -> None:
 
 
 def _preopens(mounts: list[Mount]) -> list[Preopen]:
-    """The root, and each mounted directory as a capability of its own.
-
-    Opened by the container's user.
-    """
+    """The root, and each mounted directory as a capability of its own."""
     preopens = [Preopen("/", _open_directory("/"))]
     for mount in mounts:
         if os.path.isdir(mount.destination):
@@ -160,11 +157,8 @@ def _preopens(mounts: list[Mount]) -> list[Preopen]:
 
 
 def _open_directory(path: str) -> int:
-    flags = os.O_DIRECTORY | os.O_CLOEXEC
-    try:
-        return os.open(path, os.O_RDONLY | flags)
-    except PermissionError:
-        return os.open(path, os.O_PATH | flags)  # one that may be passed through, but not listed
+    # Not for reading: whether the container's user may list it is for the engine to find out.
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _drop_privileges(process: Process) -> None:

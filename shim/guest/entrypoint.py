@@ -13,13 +13,12 @@ from typing import NamedTuple
 
 from oci.runtime import Process, Spec
 from shim.engines import select
-from shim.engines.base import Engine, Module, ModuleError
+from shim.engines.base import HEADER, Engine, Module, ModuleError, check_header
 from shim.engines.cache import Artifact, ArtifactCache, key
 from shim.engines.snapshot import snapshot
 from shim.guest import control
 
 ENGINE_ANNOTATION = "dev.pywasm.engine"
-_MAGIC = b"\0asm"
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -59,9 +58,10 @@ def compiled(spec: Spec, channel: socket.socket, cache_directory: int) -> Compil
     path, _ = split(spec.process.args[0])
     fd = _open(path, spec.process)
     try:
-        if os.pread(fd, len(_MAGIC), 0) != _MAGIC:
-            raise ModuleError(f"{path}: not a WebAssembly module")
+        check_header(os.pread(fd, HEADER, 0))
         module, digest = snapshot(fd)
+    except ModuleError as error:
+        raise ModuleError(f"{path}: {error}") from None
     finally:
         os.close(fd)
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import struct
 from collections.abc import Iterable
@@ -117,22 +116,3 @@ def faccessat2(dirfd: int, path: bytes | str, mode: int, flags: int = 0) -> None
     name = os.fsencode(path)
     if _faccessat2(NUMBERS["faccessat2"], dirfd, name, mode, flags) < 0:
         fail("faccessat2", name)
-
-
-_F_ADD_SEALS: Final = 1033
-_SEAL: Final = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, _SHRINK, _GROW, _WRITE
-
-
-def sealed_memfd(name: str, data: bytes) -> int:
-    """Return a descriptor of an anonymous file with `data`, at offset 0, that nobody can change."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        fcntl.fcntl(fd, _F_ADD_SEALS, _SEAL)
-        os.lseek(fd, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

@@ -13,34 +13,13 @@ import pytest
 
 from proto.runtime_info_pb2 import RuntimeInfo
 from shim.zygote import WARMER
-
-ROOT = str(Path(__file__).resolve().parents[2])
-PROGRAM = (
-    "import sys; sys.path.insert(0, {root!r}); from shim.launcher import main; "
-    "main(root={root!r}, python={python!r}, build={build!r})"
-)
+from tests.shim.launching import ROOT, launch, zygotes
 
 
 def run(
-    run_dir: Path,
-    *arguments: str,
-    python: str = sys.executable,
-    build: str = "test",
-    stdin: bytes = b"",
+    run_dir: Path, *arguments: str, python: str = sys.executable, build: str = "test"
 ) -> subprocess.CompletedProcess[bytes]:
-    program = PROGRAM.format(root=ROOT, python=python, build=build)
-    return subprocess.run(
-        [os.path.realpath(sys.executable), "-ISE", "-c", program, *arguments],
-        env={"PYWASM_RUN": str(run_dir)},
-        input=stdin,
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
-
-
-def zygotes(run_dir: Path) -> list[int]:
-    return [int(lock.read_text()) for lock in run_dir.glob("zygote-*.lock")]
+    return launch(arguments, {"PYWASM_RUN": str(run_dir)}, python=python, build=build)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +21,8 @@ from proto.task_pb2 import Status
 from shim.engines import engines
 from shim.ttrpc import Client, Code, RpcError
 from tests.guests.build import build
+from tests.shim.launching import launch, zygotes
 
-ROOT = str(Path(__file__).resolve().parents[3])
 GUESTS = ("hello", "exit3", "spin", "sleep", "idle", "cat")
 M = TypeVar("M", bound=Message)
 
@@ -60,19 +59,12 @@ class Shim:
     def launch(
         self, id: str, action: str, stdin: bytes = b""
     ) -> subprocess.CompletedProcess[bytes]:
-        program = (
-            f"import sys; sys.path.insert(0, {ROOT!r}); from shim.launcher import main; "
-            f"main(root={ROOT!r}, python={sys.executable!r}, build='test')"
-        )
-        python = os.path.realpath(sys.executable)
-        return subprocess.run(
-            [*self.wrapper, python, "-ISE", "-c", program, "-namespace", "n", "-id", id, action],
+        return launch(
+            ["-namespace", "n", "-id", id, action],
+            self.env,
             cwd=self.directory / id,
-            env=self.env,
-            input=stdin,
-            capture_output=True,
-            timeout=30,
-            check=False,
+            stdin=stdin,
+            wrapper=self.wrapper,
         )
 
     async def start(self, id: str) -> Client:
@@ -133,8 +125,8 @@ async def shim(tmp_path: Path) -> AsyncIterator[Shim]:
                 except RpcError:
                     pass  # it is as far as that already
         await client.close()
-    for lock in (tmp_path / "run").glob("zygote-*.lock"):
-        os.kill(int(lock.read_text()), signal.SIGKILL)
+    for pid in zygotes(tmp_path / "run"):
+        os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_whole_life(shim: Shim) -> None:
@@ -347,8 +339,8 @@ async def test_after_an_orderly_end_delete_asks_nobody(shim: Shim) -> None:
     await call(client, "Wait", api.WaitRequest(id="x"), Empty)
     deleted = await call(client, "Delete", api.DeleteRequest(id="x"), api.DeleteResponse)
     await end(client, "x")
-    (lock,) = (shim.directory / "run").glob("zygote-*.lock")
-    os.kill(int(lock.read_text()), signal.SIGKILL)
+    (pid,) = zygotes(shim.directory / "run")
+    os.kill(pid, signal.SIGKILL)
     done = shim.launch("x", "delete")
     assert api.DeleteResponse.FromString(done.stdout) == deleted
     assert len(list((shim.directory / "run").glob("zygote-*.sock"))) == 1
@@ -519,3 +511,15 @@ async def test_a_rootfs_mount_with_a_target_stays_in_the_rootfs(shim: Shim) -> N
     assert " /usr/inside " in mountinfo
     assert (shim.rootfs / "usr" / "inside").is_dir()
     assert not os.path.exists("/usr/inside")
+
+
+@pytest.mark.parametrize("path", ["system.slice:pywasm:x", "/a/../../b"])
+async def test_delete_does_not_fail_over_a_cgroup_that_cannot_be(shim: Shim, path: str) -> None:
+    shim.bundle("x", "/idle.wasm", linux={"cgroupsPath": path})
+    client = await shim.start("x")
+    _, message = await refused(client, "Create", shim.create_request("x"))
+    assert path in message
+    await end(client, "x")
+    done = shim.launch("x", "delete")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert api.DeleteResponse.FromString(done.stdout).exit_status == 137

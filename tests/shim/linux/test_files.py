@@ -17,7 +17,6 @@ from shim.linux.files import (
     close_range,
     faccessat2,
     openat2,
-    sealed_memfd,
 )
 from shim.linux.libc import NUMBERS
 
@@ -160,21 +159,6 @@ def test_faccessat2(root: int, in_child: Callable[..., None]) -> None:
             faccessat2(fd, "", os.W_OK, AT_EMPTY_PATH)
 
     in_child(entry)
-
-
-@pytest.mark.parametrize("data", [b"", b"wasm" * 100_000])
-def test_sealed_memfd(data: bytes) -> None:
-    fd = sealed_memfd("module", data)
-    try:
-        assert os.readlink(f"/proc/self/fd/{fd}") == "/memfd:module (deleted)"
-        assert not os.get_inheritable(fd)
-        with open(fd, "rb", closefd=False) as file:
-            assert file.read() == data
-        for change in (lambda: os.pwrite(fd, b"x", 0), lambda: os.ftruncate(fd, 999)):
-            with pytest.raises(PermissionError):
-                change()
-    finally:
-        os.close(fd)
 
 
 def test_small_files_are_written_whole_and_not_through_links(tmp_path: Path) -> None:
