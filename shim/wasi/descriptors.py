@@ -18,6 +18,8 @@ from shim.wasi.errno import Refused
 if TYPE_CHECKING:
     from _socket import socket
 
+    from shim.wasi.directories import Stream
+
 UNKNOWN: Final = 0
 BLOCK_DEVICE: Final = 1
 CHARACTER_DEVICE: Final = 2
@@ -44,6 +46,7 @@ _RIGHTS: Final = {
     SOCKET_DGRAM: rights.SOCKET,
     UNKNOWN: rights.STREAM,
 }
+_SEEKABLE: Final = (DIRECTORY, REGULAR_FILE, BLOCK_DEVICE)  # lacks the right, not the ability
 _ACCESS: Final = {
     os.O_RDONLY: ~rights.FD_WRITE,
     os.O_WRONLY: ~rights.FD_READ,
@@ -67,7 +70,17 @@ def applicable(fd: int, kind: int) -> int:
 class Descriptor:
     """One open file, directory, stream or socket, and what the guest may do with it."""
 
-    __slots__ = ("base", "entries", "fd", "inheriting", "kind", "preopen", "readonly", "sock")
+    __slots__ = (
+        "base",
+        "cwd",
+        "fd",
+        "inheriting",
+        "kind",
+        "preopen",
+        "readonly",
+        "sock",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -85,7 +98,8 @@ class Descriptor:
         self.inheriting = inheriting  # the most that a descriptor opened through it may have
         self.readonly = readonly  # refuses changes with EROFS, and so does all opened through it
         self.preopen = preopen  # the guest's name for it
-        self.entries: list[tuple[bytes, int, int]] | None = None  # fd_readdir's snapshot
+        self.cwd: Descriptor | None = None  # the working directory that lies over this one
+        self.stream: Stream | None = None  # of a directory: what fd_readdir knows of it
         self.sock: socket | None = None
 
     def writable(self) -> None:
@@ -123,40 +137,44 @@ def stdio(fd: int) -> Descriptor:
 class Table:
     """Descriptors by the guest's numbers; a new one gets the lowest that is free, as in POSIX."""
 
-    __slots__ = ("_free", "_open")
+    __slots__ = ("_free", "opened")
 
     def __init__(self) -> None:
-        self._open: dict[int, Descriptor] = {}
+        self.opened: dict[int, Descriptor] = {}
         self._free: list[
             int
         ] = []  # heap of the numbers given back, all below len(open) + len(free)
 
     def add(self, descriptor: Descriptor) -> int:
         """Enter a descriptor; return its number."""
-        number = heapq.heappop(self._free) if self._free else len(self._open)
-        self._open[number] = descriptor
+        number = heapq.heappop(self._free) if self._free else len(self.opened)
+        self.opened[number] = descriptor
         return number
 
     def get(self, number: int) -> Descriptor:
         """Return the descriptor, or raise EBADF."""
         try:
-            return self._open[number]
+            return self.opened[number]
         except KeyError:
             raise Refused(errno.BADF) from None
 
     def need(self, number: int, right: int) -> Descriptor:
         """Return the descriptor if it has all of `right`.
 
-        Raises EBADF as POSIX does for reading what is write-only and the reverse, ENOTDIR for a
-        path below what is no directory, otherwise ENOTCAPABLE.
+        Raises EBADF as POSIX does for reading what is write-only and the reverse, ESPIPE for a
+        position in what has none, ENOTDIR for a path below what is no directory, otherwise
+        ENOTCAPABLE.
         """
         try:
-            descriptor = self._open[number]
+            descriptor = self.opened[number]
         except KeyError:
             raise Refused(errno.BADF) from None
         if descriptor.base & right != right:
-            if right & (rights.FD_READ | rights.FD_WRITE):
+            missing = right & ~descriptor.base
+            if missing & (rights.FD_READ | rights.FD_WRITE):
                 raise Refused(errno.BADF)
+            if missing & (rights.FD_SEEK | rights.FD_TELL) and descriptor.kind not in _SEEKABLE:
+                raise Refused(errno.SPIPE)
             if right & rights.DIRECTORY & ~rights.FILE and descriptor.kind != DIRECTORY:
                 raise Refused(errno.NOTDIR)
             raise Refused(errno.NOTCAPABLE)
@@ -165,7 +183,7 @@ class Table:
     def close(self, number: int) -> None:
         """Close a descriptor; its number may be given out again."""
         descriptor = self.get(number)
-        del self._open[number]
+        del self.opened[number]
         heapq.heappush(self._free, number)
         _release(descriptor)
 
@@ -174,13 +192,15 @@ class Table:
         moved, replaced = self.get(source), self.get(target)
         if source == target:
             return
-        del self._open[source]
+        del self.opened[source]
         heapq.heappush(self._free, source)
-        self._open[target] = moved
+        self.opened[target] = moved
         _release(replaced)
 
 
 def _release(descriptor: Descriptor) -> None:
     if descriptor.sock is not None:
         descriptor.sock.detach()
+    if descriptor.cwd is not None:
+        _release(descriptor.cwd)
     os.close(descriptor.fd)

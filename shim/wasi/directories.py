@@ -5,78 +5,117 @@ a buffer filled to the brim is how the guest learns that there is more. It conti
 `next` of the last entry it got whole.
 
     entry: | u64 next | u64 inode | u32 length | u8 filetype | pad 3 | name, without a NUL |
+
+`next` counts the entries, since wasi-libc's telldir has 32 bits for it and the kernel's own cookies
+need 64. A directory may be large, so of all that was read only the last part is kept, and of each
+part before where it began.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno as linux
 import os
 import struct
+from bisect import bisect_right
+from collections.abc import Iterator
 from typing import Final
 
-from shim.wasi import rights
+from shim.wasi import errno, rights
 from shim.wasi.abi import U64, Fd, Ptr, Size, host
-from shim.wasi.descriptors import (
-    DIRECTORY,
-    REGULAR_FILE,
-    SYMBOLIC_LINK,
-    Descriptor,
-    filetype,
-)
+from shim.wasi.descriptors import filetype
+from shim.wasi.errno import Refused
 from shim.wasi.program import Program
 
 _DIRENT: Final = struct.Struct("<QQIBxxx")
+_LINUX: Final = struct.Struct("=QqHB")  # struct linux_dirent64: inode, next, its size, type; name
 _U64: Final = 0xFFFFFFFFFFFFFFFF
+_PART: Final = 32768  # what libc reads at a time
+
+_getdents64 = ctypes.CDLL(None, use_errno=True).getdents64
+_getdents64.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
+_getdents64.restype = ctypes.c_ssize_t
 
 
-def _kind(entry: os.DirEntry[str]) -> int:
-    if entry.is_symlink():  # these three cost no system call
-        return SYMBOLIC_LINK
-    if entry.is_dir(follow_symlinks=False):
-        return DIRECTORY
-    if entry.is_file(follow_symlinks=False):
-        return REGULAR_FILE
-    try:
-        return filetype(entry.stat(follow_symlinks=False).st_mode)
-    except OSError:  # removed since
-        return 0
+class Stream:
+    """A directory as far as it was read.
 
-
-def _snapshot(directory: Descriptor) -> list[tuple[bytes, int, int]]:
-    """Return (name, inode, filetype) of all entries, `.` and `..` first.
-
-    `..` has the inode of the directory itself: the one above may be outside of what the guest may
-    see.
+    What the kernel promises for its cookies holds here: what is neither created nor removed
+    meanwhile is seen once.
     """
-    own = os.fstat(directory.fd).st_ino
-    entries = [(b".", own, DIRECTORY), (b"..", own, DIRECTORY)]
-    # A descriptor of our own, since scanning moves the position that a duplicate would share.
-    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory.fd)
-    try:
-        with os.scandir(fd) as found:
-            entries += [(os.fsencode(e.name), e.inode(), _kind(e)) for e in found]
-    finally:
-        os.close(fd)
-    return entries
+
+    __slots__ = ("_cookies", "_entries", "_fd", "_first", "_numbers")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._numbers = [0]  # of the first entry in each part, and in the one not yet read
+        self._cookies = [0]  # the kernel's, for the same
+        self._first = -1  # number of the first of
+        self._entries: list[bytes] = []  # the part read last, as the guest sees it
+
+    def entries(self, number: int) -> Iterator[bytes]:
+        """Yield all entries behind the first `number` ones."""
+        part = bisect_right(self._numbers, number) - 1
+        if self._numbers[part] != self._first:
+            os.lseek(self._fd, self._cookies[part], os.SEEK_SET)
+            del self._numbers[part + 1 :], self._cookies[part + 1 :]
+            self._read()
+        while number - self._first >= len(self._entries):
+            if not self._read():
+                return
+        for place in range(number - self._first, len(self._entries)):
+            yield self._entries[place]
+        while self._read():
+            yield from self._entries
+
+    def _read(self) -> bool:
+        """Read the next part; tell whether there was one."""
+        buffer = bytearray(_PART)
+        size: int = _getdents64(self._fd, (ctypes.c_char * _PART).from_buffer(buffer), _PART)
+        if size < 0:
+            code = ctypes.get_errno()
+            if code == linux.EBADF:  # O_PATH, because this user may not read it
+                raise Refused(errno.ACCES)
+            if code != linux.ENOENT:  # removed meanwhile, hence empty
+                raise OSError(code, os.strerror(code))
+            size = 0
+        self._first = number = self._numbers[-1]
+        self._entries = []
+        at = cookie = 0
+        while at < size:
+            inode, cookie, length, kind = _LINUX.unpack_from(buffer, at)
+            start = at + _LINUX.size
+            name = buffer[start : buffer.index(0, start)]
+            if name == b"..":  # may be outside of what the guest may see
+                inode = os.fstat(self._fd).st_ino
+            number += 1
+            # The types are those of `st_mode`, and 0 where a filesystem does not tell.
+            self._entries.append(
+                _DIRENT.pack(number, inode, len(name), filetype(kind << 12)) + name
+            )
+            at += length
+        if size:
+            self._numbers.append(number)
+            self._cookies.append(cookie)
+        return size > 0
 
 
 @host
 def fd_readdir(program: Program, fd: Fd, buffer: Ptr, size: Size, cookie: U64, result: Ptr) -> None:
-    """Store entries from number `cookie` on.
-
-    Cookie 0 reads the directory anew, and the stream then is what it held at that moment: an entry
-    removed or created while the guest goes through it is neither skipped nor seen twice.
-    """
+    """Store entries from number `cookie` on; 0 reads the directory anew."""
     directory = program.descriptors.need(fd, rights.FD_READDIR)
-    if cookie == 0 or directory.entries is None:
-        directory.entries = _snapshot(directory)
     target = program.memory.span(buffer, size)
+    cookie &= _U64
+    stream = directory.stream
+    if stream is None or cookie == 0:
+        stream = directory.stream = Stream(directory.fd)
+    pieces: list[bytes] = []
     used = 0
-    for number, (name, inode, kind) in enumerate(
-        directory.entries[cookie & _U64 :], start=(cookie & _U64) + 1
-    ):
-        entry = (_DIRENT.pack(number, inode, len(name), kind) + name)[: len(target) - used]
-        target[used : used + len(entry)] = entry
+    for entry in stream.entries(cookie):
+        pieces.append(entry)
         used += len(entry)
-        if used == len(target):
+        if used >= len(target):
+            used = len(target)
             break
+    target[:used] = b"".join(pieces)[:used]
     program.memory.write_u32(result, used)

@@ -19,6 +19,8 @@ _LIST: Final = (
 )
 _NAMES: Final = _LIST.split()
 
+ACCES: Final = _NAMES.index("ACCES")
+AFNOSUPPORT: Final = _NAMES.index("AFNOSUPPORT")
 AGAIN: Final = _NAMES.index("AGAIN")
 BADF: Final = _NAMES.index("BADF")
 EXIST: Final = _NAMES.index("EXIST")
@@ -28,12 +30,26 @@ IO: Final = _NAMES.index("IO")
 NAMETOOLONG: Final = _NAMES.index("NAMETOOLONG")
 NOENT: Final = _NAMES.index("NOENT")
 NOMEM: Final = _NAMES.index("NOMEM")
+NOSYS: Final = _NAMES.index("NOSYS")
 NOTCAPABLE: Final = _NAMES.index("NOTCAPABLE")
 NOTDIR: Final = _NAMES.index("NOTDIR")
 NOTSOCK: Final = _NAMES.index("NOTSOCK")
 NOTSUP: Final = _NAMES.index("NOTSUP")
 OVERFLOW: Final = _NAMES.index("OVERFLOW")
 ROFS: Final = _NAMES.index("ROFS")
+SPIPE: Final = _NAMES.index("SPIPE")
+
+# What WasmEdge adds for sock_getaddrinfo, after the last number of preview 1.
+AI_ADDRFAMILY: Final = 77
+AI_AGAIN: Final = 78
+AI_BADFLAG: Final = 79
+AI_FAIL: Final = 80
+AI_FAMILY: Final = 81
+AI_MEMORY: Final = 82
+AI_NODATA: Final = 83
+AI_NONAME: Final = 84
+AI_SERVICE: Final = 85
+AI_SOCKTYPE: Final = 86
 
 # Linux numbers without a WASI name (ENODATA and the like) become EIO.
 FROM_LINUX: Final = {

@@ -28,6 +28,7 @@ FDFLAGS: Final = (  # Linux's O_SYNC includes the bit of O_DSYNC
     (RSYNC, os.O_RSYNC),
     (SYNC, os.O_SYNC),
 )
+_ANY: Final = os.O_APPEND | os.O_NONBLOCK | os.O_SYNC
 
 _WHENCE: Final = (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END)
 _ADVICE: Final = (
@@ -46,42 +47,6 @@ _FDSTAT: Final = struct.Struct("<BxHxxxxQQ")
 _FILESTAT: Final = struct.Struct("<QQBxxxxxxxQQQQQ")
 # prestat:  | u8 0: a directory | pad 3 | u32 length of the name |
 _PRESTAT: Final = struct.Struct("<BxxxI")
-
-
-@host
-def fd_read(program: Program, fd: Fd, iovecs: Ptr, count: Size, result: Ptr) -> None:
-    """Read at the descriptor's position, straight into guest memory."""
-    descriptor = program.descriptors.need(fd, rights.FD_READ)
-    memory = program.memory
-    memory.write_u32(result, os.readv(descriptor.fd, memory.buffers(iovecs, count)))
-
-
-@host
-def fd_write(program: Program, fd: Fd, iovecs: Ptr, count: Size, result: Ptr) -> None:
-    """Write at the descriptor's position, straight from guest memory."""
-    descriptor = program.descriptors.need(fd, rights.FD_WRITE)
-    memory = program.memory
-    memory.write_u32(result, os.writev(descriptor.fd, memory.buffers(iovecs, count)))
-
-
-@host
-def fd_pread(program: Program, fd: Fd, iovecs: Ptr, count: Size, at: S64, result: Ptr) -> None:
-    """Read at an offset, without moving the position."""
-    descriptor = program.descriptors.need(fd, rights.FD_READ | rights.FD_SEEK)
-    if at < 0:  # to the system call underneath, -1 means the position
-        raise Refused(errno.INVAL)
-    memory = program.memory
-    memory.write_u32(result, os.preadv(descriptor.fd, memory.buffers(iovecs, count), at))
-
-
-@host
-def fd_pwrite(program: Program, fd: Fd, iovecs: Ptr, count: Size, at: S64, result: Ptr) -> None:
-    """Write at an offset, without moving the position."""
-    descriptor = program.descriptors.need(fd, rights.FD_WRITE | rights.FD_SEEK)
-    if at < 0:  # to the system call underneath, -1 means the position
-        raise Refused(errno.INVAL)
-    memory = program.memory
-    memory.write_u32(result, os.pwritev(descriptor.fd, memory.buffers(iovecs, count), at))
 
 
 @host
@@ -148,9 +113,10 @@ def fd_fdstat_get(program: Program, fd: Fd, result: Ptr) -> None:
     descriptor = program.descriptors.get(fd)
     linux = fcntl.fcntl(descriptor.fd, fcntl.F_GETFL)
     flags = 0
-    for flag, bits in FDFLAGS:
-        if linux & bits == bits:
-            flags |= flag
+    if linux & _ANY:  # seldom, and libc asks before it opens anything
+        for flag, bits in FDFLAGS:
+            if linux & bits == bits:
+                flags |= flag
     program.memory.write(
         result, _FDSTAT.pack(descriptor.kind, flags, descriptor.base, descriptor.inheriting)
     )
@@ -208,11 +174,16 @@ def fd_filestat_set_times(program: Program, fd: Fd, atim: U64, mtim: U64, flags:
 
 @host
 def fd_prestat_get(program: Program, fd: Fd, result: Ptr) -> None:
-    """Describe a preopened directory. EBADF for any other descriptor tells libc to stop looking."""
-    name = program.descriptors.get(fd).preopen
-    if name is None:
+    """Describe a preopened directory. EBADF for any other descriptor tells libc to stop looking.
+
+    A listener is in front of the directories, so it answers too, with a tag that is none of
+    preview 1's: wasi-libc and Go then look at the next one, and Zig takes it for one more name.
+    """
+    descriptor = program.descriptors.get(fd)
+    if descriptor.preopen is None:
         raise Refused(errno.BADF)
-    program.memory.write(result, _PRESTAT.pack(0, len(name)))
+    tag = 0 if descriptor.kind == descriptors.DIRECTORY else 1
+    program.memory.write(result, _PRESTAT.pack(tag, len(descriptor.preopen)))
 
 
 @host
@@ -227,14 +198,17 @@ def fd_prestat_dir_name(program: Program, fd: Fd, buffer: Ptr, size: Size) -> No
 
 
 def filestat(found: os.stat_result) -> bytes:
-    """Lay attributes out as a guest expects them. A time before 1970 is 0: they are unsigned."""
+    """Lay attributes out as a guest expects them.
+
+    Times are unsigned: before 1970 is 0, and what is after 2554 happens at the end of that.
+    """
     return _FILESTAT.pack(
         found.st_dev,
         found.st_ino,
         descriptors.filetype(found.st_mode),
         found.st_nlink,
         found.st_size,
-        max(found.st_atime_ns, 0),
-        max(found.st_mtime_ns, 0),
-        max(found.st_ctime_ns, 0),
+        min(max(found.st_atime_ns, 0), _U64),
+        min(max(found.st_mtime_ns, 0), _U64),
+        min(max(found.st_ctime_ns, 0), _U64),
     )

@@ -1,34 +1,18 @@
-"""Operations on paths below a directory descriptor (library; runs in the guest).
-
-The kernel resolves every path, with `openat2` and RESOLVE_BENEATH: what `..`, an absolute path or a
-symlink means is never decided here, and leaving the directory ends in ENOTCAPABLE. Where a call
-acts on a name rather than on a file (unlink, rename, ...), the directory of that name is opened
-the same way, and the kernel is handed the last component as it stands: none of these calls follows
-a symlink or walks into `..` there.
-"""
+"""Operations on paths below a directory descriptor (library; runs in the guest)."""
 
 from __future__ import annotations
 
-import errno as linux
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
-from shim.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 from shim.wasi import errno, rights
 from shim.wasi.abi import U32, U64, Fd, Ptr, Size, host
-from shim.wasi.descriptors import DIRECTORY, Descriptor, applicable, filetype
+from shim.wasi.descriptors import DIRECTORY, REGULAR_FILE, Descriptor, applicable, filetype
 from shim.wasi.errno import Refused
 from shim.wasi.fds import FDFLAGS, filestat
-from shim.wasi.memory import Memory
 from shim.wasi.program import Program
+from shim.wasi.resolution import FOLLOW, beneath, parent, read_path, resolve, start
 from shim.wasi.times import set_times
-
-_BENEATH: Final = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
-_PATH_MAX: Final = 4096
-
-_FOLLOW: Final = 1  # lookupflags
 
 # oflags
 _CREAT: Final = 1
@@ -37,55 +21,6 @@ _EXCL: Final = 4
 _TRUNC: Final = 8
 _OFLAGS: Final = _CREAT | _DIRECTORY | _EXCL | _TRUNC
 _ALL_FDFLAGS: Final = sum(flag for flag, _ in FDFLAGS)
-
-
-def _path(memory: Memory, address: int, size: int) -> bytes:
-    if size & 0xFFFFFFFF > _PATH_MAX:
-        raise Refused(errno.NAMETOOLONG)
-    path = bytes(memory.span(address, size))
-    if b"\0" in path:  # the kernel would take the part before it
-        raise Refused(errno.INVAL)
-    return path
-
-
-def _open(directory: Descriptor, path: bytes, flags: int, mode: int = 0) -> int:
-    try:
-        return openat2(directory.fd, path, flags, mode, _BENEATH)
-    except OSError as error:
-        if error.errno == linux.EXDEV:
-            raise Refused(errno.NOTCAPABLE) from None
-        raise
-
-
-@contextmanager
-def _resolved(directory: Descriptor, path: bytes, lookup: int) -> Iterator[int]:
-    """Yield an O_PATH descriptor of what `path` names."""
-    flags = os.O_PATH if lookup & _FOLLOW else os.O_PATH | os.O_NOFOLLOW
-    fd = _open(directory, path, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _parent(directory: Descriptor, path: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield a descriptor of the directory that holds `path`, and the name there.
-
-    Slashes at the end stay with the name, since they mean something to the kernel: `a/b//` is the
-    name `b//` in `a`.
-    """
-    bare = path.rstrip(b"/")
-    slash = bare.rfind(b"/")
-    if slash < 0 and bare:
-        yield directory.fd, path
-        return
-    # An absolute path (or nothing but slashes) has a parent that starts at `/`: refused there.
-    fd = _open(directory, path[: slash + 1] or path, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield fd, path[slash + 1 :]
-    finally:
-        os.close(fd)
 
 
 @host
@@ -112,9 +47,11 @@ def path_open(
     if oflags & _TRUNC:
         needed |= rights.PATH_FILESTAT_SET_SIZE
     directory = program.descriptors.need(fd, needed)
-    if oflags & ~_OFLAGS or fdflags & ~_ALL_FDFLAGS:
+    both = oflags & (_CREAT | _DIRECTORY)  # of which Linux before 6.4 made a file
+    if oflags & ~_OFLAGS or fdflags & ~_ALL_FDFLAGS or both == _CREAT | _DIRECTORY:
         raise Refused(errno.INVAL)
-    name = _path(program.memory, path, path_size)
+    name = read_path(program.memory, path, path_size)
+    where, name = start(directory, name, creating=bool(oflags & _CREAT))
 
     base &= directory.inheriting
     if base & rights.FD_WRITE:
@@ -122,7 +59,7 @@ def path_open(
     else:
         flags = os.O_RDONLY
     flags |= os.O_NOCTTY
-    if not lookup & _FOLLOW:
+    if not lookup & FOLLOW:
         flags |= os.O_NOFOLLOW
     if oflags & _DIRECTORY:
         flags |= os.O_DIRECTORY
@@ -133,13 +70,13 @@ def path_open(
             if fdflags & flag:
                 flags |= bits
 
-    if directory.readonly and (oflags & (_CREAT | _TRUNC) or base & rights.FD_WRITE):
-        opened = _open_unchanged(directory, name, flags, oflags)
+    if where.readonly and (oflags & (_CREAT | _TRUNC) or base & rights.FD_WRITE):
+        opened = _open_unchanged(where, name, flags, oflags)
     elif oflags & _CREAT:
         flags |= os.O_CREAT | os.O_EXCL if oflags & _EXCL else os.O_CREAT
-        opened = _open(directory, name, flags, 0o666)
+        opened = beneath(where, name, flags, 0o666)
     else:
-        opened = _open(directory, name, flags)
+        opened = beneath(where, name, flags)
 
     try:
         kind = filetype(os.fstat(opened).st_mode)
@@ -149,7 +86,7 @@ def path_open(
                 kind,
                 base & applicable(opened, kind),
                 inheriting & directory.inheriting if kind == DIRECTORY else 0,
-                readonly=directory.readonly,
+                readonly=where.readonly,
             )
         )
     except BaseException:
@@ -161,46 +98,65 @@ def path_open(
 def _open_unchanged(directory: Descriptor, name: bytes, flags: int, oflags: int) -> int:
     """Open below a read-only directory as Linux does on a read-only filesystem.
 
-    EROFS answers only what would change something: creating what exists is opening it.
+    EROFS answers only what would change something: creating what exists is opening it, and neither
+    a device nor a pipe is changed by writing.
     """
+    exclusive = oflags & _CREAT and oflags & _EXCL
     try:
-        opened = _open(directory, name, flags & ~(os.O_TRUNC | os.O_ACCMODE))
+        opened = beneath(
+            directory, name, os.O_PATH | os.O_NOFOLLOW if exclusive else flags & ~os.O_TRUNC
+        )
     except FileNotFoundError:
         raise Refused(errno.ROFS if oflags & _CREAT else errno.NOENT) from None
-    if oflags & _CREAT and oflags & _EXCL:
+    if exclusive:
         os.close(opened)
         raise Refused(errno.EXIST)
-    if oflags & _TRUNC or flags & os.O_ACCMODE != os.O_RDONLY:
+    changing = oflags & _TRUNC or flags & os.O_ACCMODE != os.O_RDONLY
+    if changing and filetype(os.fstat(opened).st_mode) in (DIRECTORY, REGULAR_FILE):
         os.close(opened)
         raise Refused(errno.ROFS)
     return opened
+
+
+def _may_create(directory: Descriptor, path: bytes) -> None:
+    """Raise EROFS if nothing may be created there; as Linux does, EEXIST comes before that."""
+    if not directory.readonly:
+        return
+    try:
+        os.close(resolve(directory, path, 0))
+    except FileNotFoundError:
+        raise Refused(errno.ROFS) from None
+    raise Refused(errno.EXIST)
 
 
 @host
 def path_create_directory(program: Program, fd: Fd, path: Ptr, size: Size) -> None:
     """Create a directory."""
     directory = program.descriptors.need(fd, rights.PATH_CREATE_DIRECTORY)
-    directory.writable()
-    with _parent(directory, _path(program.memory, path, size)) as (parent, name):
-        os.mkdir(name, 0o777, dir_fd=parent)
+    where, name = start(directory, read_path(program.memory, path, size), creating=True)
+    _may_create(where, name)
+    with parent(where, name) as (holder, name):
+        os.mkdir(name, 0o777, dir_fd=holder)
 
 
 @host
 def path_remove_directory(program: Program, fd: Fd, path: Ptr, size: Size) -> None:
     """Remove an empty directory."""
     directory = program.descriptors.need(fd, rights.PATH_REMOVE_DIRECTORY)
-    directory.writable()
-    with _parent(directory, _path(program.memory, path, size)) as (parent, name):
-        os.rmdir(name, dir_fd=parent)
+    where, name = start(directory, read_path(program.memory, path, size))
+    where.writable()
+    with parent(where, name) as (holder, name):
+        os.rmdir(name, dir_fd=holder)
 
 
 @host
 def path_unlink_file(program: Program, fd: Fd, path: Ptr, size: Size) -> None:
     """Remove the name of what is no directory."""
     directory = program.descriptors.need(fd, rights.PATH_UNLINK_FILE)
-    directory.writable()
-    with _parent(directory, _path(program.memory, path, size)) as (parent, name):
-        os.unlink(name, dir_fd=parent)
+    where, name = start(directory, read_path(program.memory, path, size))
+    where.writable()
+    with parent(where, name) as (holder, name):
+        os.unlink(name, dir_fd=holder)
 
 
 @host
@@ -210,10 +166,11 @@ def path_rename(
     """Rename a file or directory, over an existing one if there is."""
     source = program.descriptors.need(fd, rights.PATH_RENAME_SOURCE)
     target = program.descriptors.need(new_fd, rights.PATH_RENAME_TARGET)
+    source, old = start(source, read_path(program.memory, path, size))
+    target, new = start(target, read_path(program.memory, new_path, new_size), creating=True)
     source.writable()
     target.writable()
-    old, new = _path(program.memory, path, size), _path(program.memory, new_path, new_size)
-    with _parent(source, old) as (old_dir, old_name), _parent(target, new) as (new_dir, new_name):
+    with parent(source, old) as (old_dir, old_name), parent(target, new) as (new_dir, new_name):
         os.rename(old_name, new_name, src_dir_fd=old_dir, dst_dir_fd=new_dir)
 
 
@@ -231,12 +188,13 @@ def path_link(
     """Give a file another name. Only the name itself is linked, never what a symlink points to."""
     source = program.descriptors.need(fd, rights.PATH_LINK_SOURCE)
     target = program.descriptors.need(new_fd, rights.PATH_LINK_TARGET)
-    if lookup & _FOLLOW:  # the kernel would follow it out of the directory
+    if lookup & FOLLOW:  # the kernel would follow it out of the directory
         raise Refused(errno.INVAL)
+    source, old = start(source, read_path(program.memory, path, size))
+    target, new = start(target, read_path(program.memory, new_path, new_size), creating=True)
     source.writable()
-    target.writable()
-    old, new = _path(program.memory, path, size), _path(program.memory, new_path, new_size)
-    with _parent(source, old) as (old_dir, old_name), _parent(target, new) as (new_dir, new_name):
+    _may_create(target, new)
+    with parent(source, old) as (old_dir, old_name), parent(target, new) as (new_dir, new_name):
         os.link(old_name, new_name, src_dir_fd=old_dir, dst_dir_fd=new_dir, follow_symlinks=False)
 
 
@@ -246,12 +204,13 @@ def path_symlink(
 ) -> None:
     """Create a symlink. An absolute target is refused: it could only ever point outside."""
     directory = program.descriptors.need(fd, rights.PATH_SYMLINK)
-    directory.writable()
-    points_to = _path(program.memory, target, target_size)
+    where, name = start(directory, read_path(program.memory, path, size), creating=True)
+    _may_create(where, name)
+    points_to = read_path(program.memory, target, target_size)
     if points_to.startswith(b"/"):
         raise Refused(errno.NOTCAPABLE)
-    with _parent(directory, _path(program.memory, path, size)) as (parent, name):
-        os.symlink(points_to, name, dir_fd=parent)
+    with parent(where, name) as (holder, name):
+        os.symlink(points_to, name, dir_fd=holder)
 
 
 @host
@@ -260,11 +219,13 @@ def path_readlink(
 ) -> None:
     """Store what a symlink points to, cut off where the buffer ends."""
     directory = program.descriptors.need(fd, rights.PATH_READLINK)
-    with _resolved(directory, _path(program.memory, path, size), 0) as found:
-        try:
-            points_to = os.readlink(b"", dir_fd=found)
-        except FileNotFoundError:  # with an empty path the kernel says so of what is no symlink
-            raise Refused(errno.INVAL) from None
+    found = resolve(*start(directory, read_path(program.memory, path, size)), 0)
+    try:
+        points_to = os.readlink(b"", dir_fd=found)
+    except FileNotFoundError:  # with an empty path the kernel says so of what is no symlink
+        raise Refused(errno.INVAL) from None
+    finally:
+        os.close(found)
     points_to = points_to[: room & 0xFFFFFFFF]
     program.memory.write(buffer, points_to)
     program.memory.write_u32(result, len(points_to))
@@ -276,8 +237,11 @@ def path_filestat_get(
 ) -> None:
     """Store a file's attributes."""
     directory = program.descriptors.need(fd, rights.PATH_FILESTAT_GET)
-    with _resolved(directory, _path(program.memory, path, size), lookup) as found:
+    found = resolve(*start(directory, read_path(program.memory, path, size)), lookup)
+    try:
         program.memory.write(result, filestat(os.fstat(found)))
+    finally:
+        os.close(found)
 
 
 @host
@@ -293,6 +257,10 @@ def path_filestat_set_times(
 ) -> None:
     """Set the times of access and modification."""
     directory = program.descriptors.need(fd, rights.PATH_FILESTAT_SET_TIMES)
-    directory.writable()
-    with _resolved(directory, _path(program.memory, path, size), lookup) as found:
+    where, name = start(directory, read_path(program.memory, path, size))
+    where.writable()
+    found = resolve(where, name, lookup)
+    try:
         set_times(found, atim, mtim, flags)
+    finally:
+        os.close(found)

@@ -20,7 +20,7 @@ from typing import Final
 
 from shim.wasi import clocks, errno, rights
 from shim.wasi.abi import Ptr, Size, host
-from shim.wasi.descriptors import REGULAR_FILE, Descriptor
+from shim.wasi.descriptors import REGULAR_FILE, SOCKET_STREAM, Descriptor
 from shim.wasi.errno import Refused
 from shim.wasi.program import Program
 
@@ -33,6 +33,7 @@ _FD_WRITE: Final = 2
 _ABSOLUTE: Final = 1  # subclockflags
 _HANGUP: Final = 1  # eventrwflags
 
+_MOST: Final = 1 << 16  # subscriptions in a call; each takes ten times its size from the host
 _DAY: Final = 86_400_000  # ms; poll(2) takes an int of milliseconds, time.sleep somewhat more
 
 
@@ -48,7 +49,10 @@ def _deadline(clock: int, timeout: int, flags: int, now: int) -> int:
 
 
 def _available(descriptor: Descriptor) -> int:
-    """Return how many bytes can be read at once, as far as the kernel says."""
+    """Return how many bytes can be read at once, as far as the kernel says.
+
+    A listener that is ready counts for one: to some guests 0 is the end of a stream.
+    """
     try:
         if descriptor.kind == REGULAR_FILE:
             end = os.fstat(descriptor.fd).st_size
@@ -57,7 +61,7 @@ def _available(descriptor: Descriptor) -> int:
         fcntl.ioctl(descriptor.fd, termios.FIONREAD, count)
         return count[0]
     except OSError:
-        return 0
+        return 1 if descriptor.kind == SOCKET_STREAM else 0
 
 
 def _wait(poller: select.poll | None, deadline: int | None) -> dict[int, int]:
@@ -85,15 +89,17 @@ def poll_oneoff(
     if count == 0:
         raise Refused(errno.INVAL)
     memory = program.memory
-    asked = list(_SUBSCRIPTION.iter_unpack(memory.span(subscriptions, count * _SUBSCRIPTION.size)))
+    wanted = memory.span(subscriptions, count * _SUBSCRIPTION.size)
     memory.span(events, count * _EVENT.size)  # a bad pointer is an error now, not after the wait
+    if count > _MOST:
+        raise Refused(errno.INVAL)
 
     now = time.monotonic_ns()
     occurred: list[bytes] = []
     deadlines: list[tuple[int, int]] = []  # (expiry, userdata)
     waiting: list[tuple[Descriptor, int, int]] = []  # (descriptor, type, userdata)
     masks: dict[int, int] = {}
-    for userdata, kind, number, timeout, _precision, flags in asked:
+    for userdata, kind, number, timeout, _precision, flags in _SUBSCRIPTION.iter_unpack(wanted):
         try:
             if kind == _CLOCK:
                 deadlines.append((_deadline(number, timeout, flags, now), userdata))

@@ -47,7 +47,8 @@ def build(name: str, *, native: bool = False) -> Path:
         flags = ["-target", "wasm32-wasi", *flags]
 
     version = importlib.metadata.version("ziglang")
-    key = hashlib.sha256(repr((version, flags)).encode() + text).hexdigest()[:16]
+    headers = b"".join(header.read_bytes() for header in sorted(SOURCES.glob("*.h")))
+    key = hashlib.sha256(repr((version, flags)).encode() + headers + text).hexdigest()[:16]
     result = CACHE / f"{name}-{key}{'' if native else '.wasm'}"
     if result.exists():
         return result

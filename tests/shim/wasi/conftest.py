@@ -13,6 +13,8 @@ from shim.wasi import descriptors, errno, preview1, rights
 from shim.wasi.descriptors import Descriptor
 from shim.wasi.program import Program
 
+from .dns import World
+
 PAGE = 65536
 
 
@@ -120,3 +122,9 @@ def readonly(guest: Guest) -> Guest:
     """The same, with the preopen read-only."""
     guest.program.descriptors.get(0).readonly = True
     return guest
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Where names are looked up."""
+    return World(tmp_path)

@@ -119,5 +119,56 @@ def test_a_directory_that_was_removed(guest: Guest, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     _, fd = guest.open("gone")
     (tmp_path / "gone").rmdir()
-    names = [name for *_, name in entries(readdir(guest, 4096, fd=fd))]
-    assert names == [b".", b".."]
+    assert readdir(guest, 4096, fd=fd) == b""
+
+
+def test_going_back_in_a_large_directory(guest: Guest, tmp_path: Path) -> None:
+    """Several parts: any number finds the same entry again, in whatever order they are asked."""
+    for i in range(3000):
+        (tmp_path / f"a-name-that-takes-some-room-{i}").touch()
+    names = walk(guest, 4096)
+    assert len(set(names)) == 3002
+    for number in (2999, 5, 3001, 0, 1500, 1499, 2500, 3000):
+        guest._next = 1024
+        cookie, _, _, name = entries(readdir(guest, 100, number))[0]
+        assert (cookie, name) == (number + 1, names[number])
+    for number in (3002, 3003, 1 << 32, (1 << 64) - 1):
+        assert readdir(guest, 100, number) == b""
+    stream = guest.program.descriptors.get(0).stream
+    assert stream is not None
+    assert len(stream._entries) < 1000
+
+
+def test_what_stays_is_seen_once_while_the_rest_changes(guest: Guest, tmp_path: Path) -> None:
+    for i in range(2000):
+        (tmp_path / f"stays-{i}").touch()
+        (tmp_path / f"goes-{i}").touch()
+    seen: list[bytes] = []
+    cookie = removed = 0
+    while True:
+        guest._next = 1024
+        data = readdir(guest, 4096, cookie)
+        for cookie, _, _, name in entries(data):  # noqa: B007
+            seen.append(name)
+        for _ in range(40):
+            if removed < 2000:
+                (tmp_path / f"goes-{removed}").unlink()
+                (tmp_path / f"comes-{removed}").touch()
+                removed += 1
+        if len(data) < 4096:
+            break
+    stays = [name for name in seen if name.startswith(b"stays-")]
+    assert len(stays) == len(set(stays)) == 2000
+
+
+def test_a_directory_that_may_not_be_read(guest: Guest, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    _, fd = guest.open("d")
+    descriptor = guest.program.descriptors.get(fd)
+    path = os.open(tmp_path / "d", os.O_PATH)
+    os.dup2(path, descriptor.fd)  # what `Program.grant` leaves where it may not be opened
+    os.close(path)
+    assert guest("fd_readdir", fd, guest.room(64), 64, 0, guest.room(4)) in (
+        errno.ACCES,
+        errno.BADF,
+    )

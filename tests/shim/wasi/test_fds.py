@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.wasi import descriptors, errno, rights
+from shim.wasi import descriptors, errno, fds, rights
 from shim.wasi.descriptors import inherited
 
 from .conftest import PAGE, Guest
@@ -344,3 +344,74 @@ def test_what_is_read_only_refuses_to_change(readonly: Guest, tmp_path: Path) ->
     assert readonly("fd_allocate", file, 0, 100) == errno.ROFS
     assert write(readonly, file, b"x")[0] == errno.BADF
     assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
+def test_what_has_no_position(guest: Guest) -> None:
+    ours, theirs = os.pipe()
+    reader, writer = (guest.program.descriptors.add(inherited(fd)) for fd in (ours, theirs))
+    spipe = 70
+    assert seek(guest, reader, 0, 0)[0] == spipe
+    assert seek(guest, reader, 0, 1)[0] == spipe
+    assert guest("fd_tell", writer, guest.room(8)) == spipe
+    assert read(guest, reader, 1, at=0)[0] == spipe
+    assert write(guest, writer, b"x", at=0)[0] == spipe
+    assert read(guest, writer, 1, at=0)[0] == errno.BADF
+
+
+def test_overlapping_and_missing_buffers(guest: Guest, file: int, tmp_path: Path) -> None:
+    place, result = guest.room(16), guest.room(4)
+    overlapping = guest.iovecs((place, 4), (place + 2, 4), (place, 1))
+    assert guest("fd_read", file, *overlapping, result) == 0
+    assert guest.u32(result) == 9
+    assert guest.memory[place : place + 6] == b"814567"
+    for name, offset in (
+        ("fd_read", ()),
+        ("fd_write", ()),
+        ("fd_pread", (0,)),
+        ("fd_pwrite", (0,)),
+    ):
+        assert guest(name, file, 0, 0, *offset, result) == 0
+        assert guest.u32(result) == 0
+        assert guest(name, file, *guest.iovecs((place, 0)), *offset, result) == 0
+    many = guest.iovecs(*[(0, PAGE)] * 1024)  # 64 MiB of a memory of 64 KiB
+    assert guest("fd_pread", file, *many, 0, result) == 0
+    assert guest.u32(result) == 10
+
+
+def test_the_iovec_itself_may_be_overwritten(guest: Guest, file: int) -> None:
+    """The buffers are those that it named when the call was made."""
+    iovecs, count = guest.iovecs((guest._next, 8))
+    assert guest("fd_read", file, iovecs, count, iovecs) == 0
+    assert guest.u32(iovecs) == 8
+
+
+def test_positions_beyond_the_largest(guest: Guest, file: int) -> None:
+    largest = (1 << 63) - 1
+    for offset, whence in (
+        (-1, 0),
+        (-(1 << 63), 0),
+        (-(1 << 63), 1),
+        (-(1 << 63), 2),
+        (largest, 2),
+    ):
+        assert seek(guest, file, offset, whence)[0] in (errno.INVAL, errno.OVERFLOW)
+    assert seek(guest, file, 0, 1) == (0, 0)
+    assert read(guest, file, 1, at=largest)[0] in (0, errno.INVAL)
+    assert write(guest, file, b"x", at=largest)[0] in (errno.INVAL, 22)  # EFBIG
+    assert guest("fd_allocate", file, largest, largest) in (errno.INVAL, 22)
+    assert filestat(guest, file)[4] == 10
+
+
+def test_times_that_do_not_fit(guest: Guest, file: int, tmp_path: Path) -> None:
+    """Unsigned nanoseconds begin in 1970 and end in 2554; what others set may lie outside."""
+    before = fds.filestat(os.stat(tmp_path / "file"))
+    assert len(before) == 64
+
+    class Attributes:
+        st_dev = st_ino = st_mode = st_nlink = st_size = 1
+        st_atime_ns, st_mtime_ns, st_ctime_ns = -5, 1 << 64, (1 << 64) - 1
+
+    found = fds.filestat(Attributes())  # type: ignore[arg-type]  # few filesystems keep such times
+    assert struct.unpack("<3Q", found[40:]) == (0, (1 << 64) - 1, (1 << 64) - 1)
+    os.utime(tmp_path / "file", ns=(-5_000_000_000, -5_000_000_000))
+    assert filestat(guest, file)[5:7] == (0, 0)

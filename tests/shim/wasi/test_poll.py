@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import time
 from pathlib import Path
@@ -99,6 +100,40 @@ def test_waking_up_when_data_comes(guest: Guest) -> None:
         os.waitpid(child, 0)
 
 
+def test_listeners_and_connections(guest: Guest) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    fd = guest.program.descriptors.add(inherited(listener.detach()))
+    assert poll(guest, ready(1, READ, fd), clock(2, MS)) == [(2, 0, CLOCK, 0, 0)]
+    client = socket.create_connection(address, 10)
+    forever = clock(9, 1 << 62)
+    assert poll(guest, ready(1, READ, fd), forever) == [(1, 0, READ, 1, 0)]
+    place = guest.room(4)
+    assert guest("sock_accept", fd, 0, place) == 0
+    accepted = guest.u32(place)
+    both = ready(1, READ, accepted), ready(2, WRITE, accepted)
+    assert poll(guest, *both, forever) == [(2, 0, WRITE, 0, 0)]
+    client.send(b"hello")
+    assert poll(guest, *both[:1], forever) == [(1, 0, READ, 5, 0)]
+    # The peer says that it sends no more. It may still read: that is the end of a stream, and none
+    # of the connection.
+    client.shutdown(socket.SHUT_WR)
+    assert guest("fd_read", accepted, *guest.iovecs((guest.room(8), 8)), place) == 0
+    assert poll(guest, *both[:1], forever) == [(1, 0, READ, 0, 0)]
+    client.close()
+    assert guest("sock_shutdown", accepted, 2) == 0
+    assert poll(guest, *both[:1], forever) == [(1, 0, READ, 0, 1)]
+
+
+def test_datagrams(guest: Guest) -> None:
+    theirs, ours = socket.socketpair(type=socket.SOCK_DGRAM)
+    with ours:
+        fd = guest.program.descriptors.add(inherited(theirs.detach()))
+        ours.send(b"one")
+        ours.send(b"second")
+        assert poll(guest, ready(1, READ, fd), clock(9, 1 << 62)) == [(1, 0, READ, 3, 0)]
+
+
 def test_files_are_always_ready(guest: Guest, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
     _, fd = guest.open("file", base=(1 << 30) - 1)
@@ -137,3 +172,14 @@ def test_bad_arguments(guest: Guest) -> None:
     assert guest("poll_oneoff", PAGE - 8, guest.room(32), 1, result) == errno.FAULT
     assert guest("poll_oneoff", where, PAGE - 8, 1, result) == errno.FAULT
     assert guest("poll_oneoff", where, guest.room(32), 0xFFFFFFFF, result) == errno.FAULT
+
+
+def test_more_subscriptions_than_anybody_has(guest: Guest) -> None:
+    guest.memory = bytearray(100 * PAGE)
+    guest.program.memory.attach(lambda: memoryview(guest.memory))
+    most = 1 << 16
+    result, events = guest.room(4), guest.room(0)
+    assert guest("poll_oneoff", events, events, most + 1, result) == errno.INVAL
+    # They are clocks that have run out, since all is 0; and they are answered where they stand.
+    assert guest("poll_oneoff", events, events, most, result) == 0
+    assert guest.u32(result) == most

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 
@@ -33,6 +34,16 @@ def test_exit(guest: Guest, number: int, code: int) -> None:
 )
 def test_raise(guest: Guest, number: int, sent: int) -> None:
     assert os.WTERMSIG(status(guest, "proc_raise", number)) == sent
+
+
+ENDING = sorted(set(range(1, 31)) - {16, 17, 18, 19, 20, 21, 22, 27})
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_every_other_signal_ends_the_program(guest: Guest, number: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    ended = status(guest, "proc_raise", number)
+    assert os.WIFSIGNALED(ended)
 
 
 @pytest.mark.parametrize("number", [0, 16, 17, 22, 27])

@@ -1,0 +1,125 @@
+"""Where a path leads (library; runs in the guest).
+
+The kernel resolves every path, with `openat2` and RESOLVE_BENEATH: what `..`, an absolute path or a
+symlink means is never decided here, and leaving the directory ends in ENOTCAPABLE. Where a call
+acts on a name rather than on a file (unlink, rename, ...), the directory of that name is opened
+the same way, and the kernel is handed the last component as it stands: none of these calls follows
+a symlink or walks into `..` there.
+
+Preview 1 has no working directory either. To wasi-libc and all that is built on it, `/data.txt` and
+`data.txt` are the same: `data.txt`, relative to the preopened directory `/`. The container's
+working directory therefore lies over that preopen, see `start`.
+"""
+
+from __future__ import annotations
+
+import errno as linux
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from shim.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
+from shim.wasi import errno
+from shim.wasi.descriptors import Descriptor
+from shim.wasi.errno import Refused
+from shim.wasi.memory import MASK, Memory
+
+_BENEATH: Final = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+_PATH_MAX: Final = 4096
+
+FOLLOW: Final = 1  # lookupflags
+
+
+def read_path(memory: Memory, address: int, size: int) -> bytes:
+    """Return a path that the guest passes. Raises ENAMETOOLONG, and EINVAL for one with a NUL."""
+    if size & MASK > _PATH_MAX:
+        raise Refused(errno.NAMETOOLONG)
+    path = bytes(memory.span(address, size))
+    if b"\0" in path:  # the kernel would take the part before it
+        raise Refused(errno.INVAL)
+    return path
+
+
+def beneath(directory: Descriptor, path: bytes, flags: int, mode: int = 0) -> int:
+    """Open `path` with `flags` of open(2). Raises ENOTCAPABLE where it leaves the directory."""
+    try:
+        return openat2(directory.fd, path, flags, mode, _BENEATH)
+    except OSError as error:
+        if error.errno == linux.EXDEV:
+            raise Refused(errno.NOTCAPABLE) from None
+        raise
+
+
+def resolve(directory: Descriptor, path: bytes, lookup: int) -> int:
+    """Return an O_PATH descriptor, for the caller to close, of what `path` names."""
+    flags = os.O_PATH if lookup & FOLLOW else os.O_PATH | os.O_NOFOLLOW
+    return beneath(directory, path, flags)
+
+
+@contextmanager
+def parent(directory: Descriptor, path: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield a descriptor of the directory that holds `path`, and the name there.
+
+    Slashes at the end stay with the name, since they mean something to the kernel: `a/b//` is the
+    name `b//` in `a`.
+    """
+    slash = _last_slash(path)
+    if slash < 0:
+        yield directory.fd, path
+        return
+    # An absolute path (or nothing but slashes) has a parent that starts at `/`: refused there.
+    fd = beneath(directory, path[: slash + 1] or path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield fd, path[slash + 1 :]
+    finally:
+        os.close(fd)
+
+
+def _last_slash(path: bytes) -> int:
+    """Return where the slash before the last component is, -1 if there is none."""
+    bare = path.rstrip(b"/")
+    return bare.rfind(b"/") if bare else len(path) - 1
+
+
+def start(
+    directory: Descriptor, path: bytes, *, creating: bool = False
+) -> tuple[Descriptor, bytes]:
+    """Return where to look `path` up: these two as they are, unless a working directory is set.
+
+    With one, what exists there is preferred to what exists in `/`. What does not exist in either is
+    created in the first that has a directory for it. So relative paths start in the working
+    directory, and absolute ones, and those that a libc made of them by itself (Go does, from PWD),
+    reach all of `/` but what the working directory hides: its entries' namesakes, and `/` itself,
+    which arrives as `.`.
+
+    A path that leaves the working directory starts there, but must not leave `/`.
+    """
+    cwd = directory.cwd
+    if cwd is None or path.startswith(b"/"):
+        return directory, path
+    found = _exists(cwd, path)
+    if found is None:
+        return directory, (cwd.preopen or b"").lstrip(b"/") + b"/" + path
+    if found or path.startswith(b"./"):
+        return cwd, path
+    if creating and not _exists(directory, path):
+        holder = path[: _last_slash(path) + 1] or b"."
+        if _exists(cwd, holder):
+            return cwd, path
+    return directory, path
+
+
+def _exists(directory: Descriptor, path: bytes, flags: int = os.O_PATH) -> bool | None:
+    """Tell whether there is such a name; None if it leads out of the directory."""
+    try:
+        os.close(beneath(directory, path, flags))
+    except Refused:
+        return None
+    except FileNotFoundError:  # or a symlink to nothing
+        return not flags & os.O_NOFOLLOW and _exists(directory, path, flags | os.O_NOFOLLOW)
+    except NotADirectoryError:
+        return False
+    except OSError:
+        pass  # it is there in some way, and what is wrong with it the caller will hear
+    return True
