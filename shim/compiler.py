@@ -19,7 +19,9 @@ from typing import Final, NoReturn
 
 from shim.engines.base import Engine, ModuleError
 from shim.engines.cache import read_artifact, write_artifact
+from shim.engines.limits import limit_memory
 from shim.engines.snapshot import contents
+from shim.engines.text import assembled
 from shim.linux import clone, credentials, files, mounts, signals
 
 _NAMESPACES: Final = (
@@ -44,6 +46,10 @@ _TOO_LATE: Final = 128 + signal.SIGALRM
 
 _OUT_OF_MEMORY: Final = re.compile("memory allocation of|out of memory|annot allocate memory")
 _NO_REASON: Final = ("note:", "stack backtrace:")  # how a Rust panic ends
+
+
+class Refused(ModuleError):
+    """The engine's verdict on the module, which it would give again."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,9 @@ class Compilation:
     def result(self) -> int:
         """Reap the compiler; return the one output that holds the artifact, for `store`.
 
-        Every other descriptor of the compilation is closed. Raises ModuleError, with the reason in
-        one line, if there is no artifact because of the module, OSError if because of the machine.
+        Every other descriptor of the compilation is closed. If there is no artifact, raises Refused
+        or, where a limit was the reason, ModuleError, in one line; OSError if it is because of the
+        machine.
         Blocks if the compiler has not ended.
         """
         unused = [*self._outputs, self._report, self.pidfd]
@@ -111,7 +118,7 @@ class Compilation:
         """Raise the error that tells why the compiler did not end well."""
         reason = _one_line(report)
         if exit_code == _REFUSED:
-            raise ModuleError(reason)
+            raise Refused(reason)
         if exit_code == _NO_SPACE:
             raise OSError(errno.ENOSPC, reason)
         if exit_code == _NOT_CONFINED:
@@ -134,14 +141,15 @@ def start(
     wasm: int,
     outputs: Sequence[int],
     *,
+    memory_pages: int | None = None,
     limits: Limits | None = None,
     cgroup: int | None = None,
 ) -> Compilation:
     """Clone a compiler for the module in the file `wasm`, which does not change, such as a memfd.
 
     The artifact goes to the first of `outputs`, empty files, whose disk can take it: a draft of the
-    cache, then a memfd. They are taken over; `wasm` is not. `cgroup` as for `clone`, whose
-    conditions and errors apply.
+    cache, then a memfd. They are taken over; `wasm` is not. `memory_pages` is a bound for the
+    module's memory (`limit_memory`), `cgroup` as for `clone`, whose conditions and errors apply.
     """
     limits = limits or Limits()
     size = os.fstat(wasm).st_size
@@ -152,7 +160,7 @@ def start(
             _confine(wasm, outputs, report, limits, size)
         except OSError as error:
             _give_up(_NOT_CONFINED, str(error))
-        _write(key, _compile(engine, wasm, size, limits), outputs)
+        _write(key, _compile(engine, wasm, size, limits, memory_pages), outputs)
 
     try:
         child = clone.clone(entry, _NAMESPACES, cgroup=cgroup)
@@ -202,10 +210,15 @@ def _confine(wasm: int, outputs: Sequence[int], report: int, limits: Limits, siz
     signal.setitimer(signal.ITIMER_REAL, limits.time)
 
 
-def _compile(engine: Engine, wasm: int, size: int, limits: Limits) -> bytes:
+def _compile(
+    engine: Engine, wasm: int, size: int, limits: Limits, memory_pages: int | None
+) -> bytes:
     try:
         with contents(wasm, size) as module:
-            artifact = engine.compile(bytes(module))
+            data = bytes(module)
+        if memory_pages is not None:
+            data = limit_memory(assembled(data), memory_pages)
+        artifact = engine.compile(data)
     except ModuleError as error:
         _give_up(_REFUSED, str(error))
     except MemoryError:

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket  # takes a tenth of this process's time, and is not always needed
 
-FORWARDED = (b"TTRPC_ADDRESS", b"MAX_SHIM_VERSION", b"PYWASM_STATE")
+FORWARDED = (b"TTRPC_ADDRESS", b"MAX_SHIM_VERSION", b"PYWASM_STATE", b"PYWASM_CONFIG")
 """Variables that travel with a request; the rest of containerd's environment does not."""
 
 RUN_DIRECTORY = b"/run/pywasm"

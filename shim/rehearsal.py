@@ -15,7 +15,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from oci.bundle import read_outline, read_spec
 from proto import task_v2_pb2 as api
-from shim.daemon import address, main
+from shim.daemon import address, config, main
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.invocation import Invocation
 from shim.daemon.log import Logger
@@ -54,6 +54,7 @@ _CONFIG = b"""
   }
 }
 """
+_SETTINGS = b'engine = ""\n'
 _CALLS = (
     ("State", api.StateRequest(id="rehearsal")),
     ("Start", api.StartRequest(id="rehearsal")),
@@ -70,6 +71,7 @@ def rehearse(run_directory: str) -> None:
     os.mkdir(directory, 0o700)
     try:
         write_small(os.path.join(directory, "config.json"), _CONFIG)
+        write_small(os.path.join(directory, "config.toml"), _SETTINGS)
         # Twice, since some caches are filled by a second use.
         for _ in range(2):
             _rehearse_shim(directory)
@@ -87,7 +89,9 @@ def _rehearse_shim(directory: str) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         arguments = [b"-namespace", b"n", b"-id", b"rehearsal", b"-address", b"/a", b"start"]
-        request = [os.fsencode(directory), b"/nobody", b"2", os.fsencode(directory), b"7"]
+        settings = os.path.join(directory, "config.toml")
+        here, there = os.fsencode(directory), os.fsencode(settings)
+        request = [here, b"/nobody", b"2", here, there, b"7"]
         ours.sendall(b"\0".join([*request, *arguments, b""]))
         ours.shutdown(socket.SHUT_WR)
         invocation = Invocation.receive(theirs)
@@ -96,7 +100,8 @@ def _rehearse_shim(directory: str) -> None:
     claim = address.claim(directory, invocation, invocation.id)
     address.write_answer(invocation, claim.address)
     log = Logger(directory, debug=False, id=invocation.id, pid=os.getpid())
-    artifacts = Artifacts(invocation.state_directory, log)
+    engine = config.read(invocation.config).engine
+    artifacts = Artifacts(invocation.state_directory, engine, log)
 
     async def converse() -> None:
         serving = asyncio.create_task(main.serve(claim, invocation, artifacts, None, log))
@@ -124,7 +129,7 @@ def _rehearse_guest(directory: str) -> None:
         rootfs = control.Mount("overlay", "overlay", "", ["lowerdir=/a:/b"])
         control.send(ours, control.Prepare([rootfs]), [ours.fileno()])
         _, fds = control.receive(theirs)
-        control.send(theirs, control.Ready())
+        control.send(theirs, control.Ready("", ""))
         control.receive(ours)
     here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     config = os.open("config.json", os.O_RDONLY, dir_fd=here)

@@ -11,40 +11,45 @@ from weakref import WeakValueDictionary
 from shim import compiler
 from shim.daemon.log import Logger
 from shim.engines import select
-from shim.engines.base import Engine, ModuleError
-from shim.engines.cache import Artifact, ArtifactCache, key, open_directory
+from shim.engines.base import ModuleError
+from shim.engines.cache import Artifact, ArtifactCache, Refusal, open_directory
+from shim.guest import control
 
 
 class Artifacts:
     """The artifact cache below a state directory."""
 
-    def __init__(self, state_directory: str, log: Logger) -> None:
+    def __init__(self, state_directory: str, preferred_engine: str, log: Logger) -> None:
         """Open the cache. Raises OSError if its directory cannot be trusted."""
+        self.preferred_engine = preferred_engine
         self.directory = open_directory(os.path.join(state_directory, "artifacts"))
         self._cache = ArtifactCache(self.directory, report=log.warning)
         self._log = log
         self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
-    async def make(self, engine_name: str, digest: bytes, module: int) -> Artifact:
-        """Compile the module in the sealed file `module` and keep the artifact.
+    async def make(self, request: control.Compile, module: int) -> Artifact | Refusal:
+        """Have the module in the sealed file `module` compiled, and keep the artifact.
 
-        The caller closes what is returned. Raises ModuleError if the module is refused, OSError if
-        the machine has no room for a compiler.
+        The caller closes the artifact. Raises ModuleError where a limit of time or memory was in
+        the way, OSError if the machine has no room for a compiler.
         """
-        engine = select(engine_name)
-        name = key(digest, engine.fingerprint())
         # Of several guests that ask for one module at the same time, the first has it compiled.
-        async with self._locks.setdefault(name, asyncio.Lock()):
-            return self._cache.load(name) or await self._compile(engine, name, module)
+        async with self._locks.setdefault(request.key, asyncio.Lock()):
+            return self._cache.load(request.key) or await self._compile(request, module)
 
-    async def _compile(self, engine: Engine, name: bytes, module: int) -> Artifact:
+    async def _compile(self, request: control.Compile, module: int) -> Artifact | Refusal:
+        engine = select(request.engine)
         outputs = [os.memfd_create("artifact", os.MFD_CLOEXEC)]
         try:
             outputs.insert(0, self._cache.draft())
         except OSError as error:
             self._log.warning("no room for an artifact on disk", error=error)
-        compilation = compiler.start(engine, name, module, outputs)
-        self._log.debug("compiling", artifact=name.hex(), engine=engine.name, pid=compilation.pid)
+        compilation = compiler.start(
+            engine, request.key, module, outputs, memory_pages=request.memory_pages
+        )
+        self._log.debug(
+            "compiling", artifact=request.key.hex(), engine=engine.name, pid=compilation.pid
+        )
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
         loop.add_reader(compilation.pidfd, ended.set_result, None)
@@ -57,4 +62,8 @@ class Artifacts:
             raise
         finally:
             loop.remove_reader(compilation.pidfd)
-        return self._cache.store(name, compilation.result())
+        try:
+            return self._cache.store(request.key, compilation.result())
+        except compiler.Refused as refused:
+            self._cache.refuse(request.key, str(refused))
+            return Refusal(str(refused))

@@ -7,11 +7,13 @@ created -- start --> running -- (guest ends) --> stopped -- delete --> gone
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 
 from proto.mount_pb2 import Mount
 from proto.task_pb2 import Status
 from proto.task_v2_pb2 import CreateTaskRequest
+from shim.daemon.log import Logger
 from shim.daemon.process import Guest
 from shim.daemon.stdio import Stdio
 from shim.guest import control
@@ -27,7 +29,7 @@ class Container:
     """A container whose guest is ready to start."""
 
     @classmethod
-    async def create(cls, request: CreateTaskRequest, guest: Guest) -> "Container":
+    async def create(cls, request: CreateTaskRequest, guest: Guest, log: Logger) -> "Container":
         """Finish what `guest` began.
 
         Raises GuestError or OSError, and then nothing of the container is left.
@@ -36,7 +38,7 @@ class Container:
         try:
             fds = stdio.open()
             try:
-                await guest.prepare([_mount(mount) for mount in request.rootfs], fds)
+                ready = await guest.prepare([_mount(mount) for mount in request.rootfs], fds)
             finally:
                 for fd in fds:
                     os.close(fd)
@@ -45,13 +47,17 @@ class Container:
             stdio.close()
             await guest.discard()
             raise
-        return cls(request.id, request.bundle, guest, stdio)
+        log.info(
+            "created", task=request.id, pid=guest.pid, engine=ready.engine, reason=ready.reason
+        )
+        return cls(request.id, request.bundle, guest, stdio, log)
 
-    def __init__(self, id: str, bundle: str, guest: Guest, stdio: Stdio) -> None:
+    def __init__(self, id: str, bundle: str, guest: Guest, stdio: Stdio, log: Logger) -> None:
         self.id = id
         self.bundle = bundle
         self.stdio = stdio
         self._guest = guest
+        self._log = log
         self._started = False
         guest.exited.add_done_callback(lambda _: stdio.guest_ended())
 
@@ -83,6 +89,16 @@ class Container:
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot start a {self._state()} process")
         self._started = True
         self._guest.start()
+        limit = self._guest.annotations.time_limit
+        if limit is not None:
+            timer = asyncio.get_running_loop().call_later(limit, self._expire, limit)
+            self._guest.exited.add_done_callback(lambda _: timer.cancel())
+
+    def _expire(self, limit: float) -> None:
+        # Here and not in the guest, where a hostile module might get at the timer.
+        self._log.info("time limit exceeded", task=self.id, seconds=limit)
+        self.stdio.say(f"pywasm: killed: it exceeded its time limit of {limit:g} s\n")
+        self._guest.kill(signal.SIGKILL)
 
     def kill(self, signum: int) -> None:
         """Send a signal to the guest. Raises RpcError."""

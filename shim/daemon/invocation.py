@@ -35,6 +35,8 @@ class Invocation:
     max_version: int
     """MAX_SHIM_VERSION, the highest bootstrap version the caller reads; 0 before containerd 1.7."""
     state_directory: str
+    config: str
+    """Path of the node's settings."""
     stdin: bytes
     namespace: str = ""
     id: str = ""
@@ -55,13 +57,15 @@ class Invocation:
         chunks = []
         while chunk := connection.recv(1 << 16):
             chunks.append(chunk)
-        cwd, ttrpc_address, max_version, state, count, rest = b"".join(chunks).split(b"\0", 5)
+        fields = b"".join(chunks).split(b"\0", 6)
+        cwd, ttrpc_address, max_version, state, config, count, rest = fields
         *arguments, stdin = rest.split(b"\0", int(count))
         invocation = cls(
             cwd=cwd.decode("utf-8", "surrogateescape"),
             ttrpc_address=ttrpc_address.decode(),
             max_version=int(max_version) if max_version.isdigit() else 0,
             state_directory=state.decode("utf-8", "surrogateescape") or "/var/lib/pywasm",
+            config=config.decode("utf-8", "surrogateescape") or "/etc/pywasm/config.toml",
             stdin=stdin,
         )
         invocation._parse([argument.decode("utf-8", "surrogateescape") for argument in arguments])

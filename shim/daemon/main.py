@@ -9,7 +9,7 @@ import socket
 
 from oci.bundle import read_outline
 from oci.runtime import SpecError
-from shim.daemon import address
+from shim.daemon import address, config
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.cleanup import clean_up
 from shim.daemon.events import Publisher
@@ -40,7 +40,7 @@ def handle(connection: socket.socket, warning: str = "") -> None:
             _answer(connection, clean_up(invocation))
         else:
             _start(connection, run_directory, invocation, warning)
-    except (OSError, SpecError, UsageError) as error:
+    except (OSError, SpecError, UsageError, config.ConfigError) as error:
         _answer(connection, f"containerd-shim-pywasm-v1: {error}\n".encode(), status=1)
 
 
@@ -53,6 +53,7 @@ def _start(
     connection: socket.socket, run_directory: str, invocation: Invocation, warning: str
 ) -> None:
     outline = read_outline(invocation.bundle)
+    settings = config.read(invocation.config)
     groups = (outline.annotations.get(name) for name in address.GROUP_ANNOTATIONS)
     group = next(filter(None, groups), invocation.id)
     claim = address.claim(run_directory, invocation, group)
@@ -68,7 +69,7 @@ def _start(
         runtime="io.containerd.pywasm.v1",
     )
     try:
-        artifacts = Artifacts(invocation.state_directory, log)
+        artifacts = Artifacts(invocation.state_directory, settings.engine, log)
         _announce(connection, invocation, claim.address)
     except OSError:
         address.release(claim.path)

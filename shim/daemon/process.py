@@ -11,11 +11,12 @@ import signal
 import time
 from collections.abc import Sequence
 
-from oci.bundle import Outline
+from oci.bundle import Outline, SpecError
 from shim.daemon import undertaker
 from shim.daemon.artifacts import Artifacts
 from shim.engines.base import ModuleError
-from shim.guest import control
+from shim.engines.cache import Refusal
+from shim.guest import annotations, control
 from shim.guest.entry import Birth, live
 from shim.linux import clone
 from shim.linux.cgroups import Cgroup
@@ -59,11 +60,23 @@ class Guest:
         self._rootfs = -1
         self._artifacts = artifacts
         try:
+            self.annotations = annotations.read(outline.annotations)
+        except SpecError as error:
+            raise GuestError(str(error), invalid=True) from error
+        try:
             self.cgroup = Cgroup.for_path(outline.cgroups_path) if outline.cgroups_path else None
         except OSError as error:
             raise GuestError(control.reason(error), invalid=error.errno == errno.EINVAL) from error
         ours, theirs = control.pair()
-        birth = Birth(bundle, theirs, artifacts.directory, outline, self.cgroup)
+        birth = Birth(
+            bundle,
+            theirs,
+            artifacts.directory,
+            outline,
+            self.annotations,
+            artifacts.preferred_engine,
+            self.cgroup,
+        )
         try:
             with theirs:
                 self.pid, self._pidfd = _clone(birth)
@@ -85,7 +98,7 @@ class Guest:
         self.exited_at = 0
         """Nanoseconds since the epoch."""
 
-    async def prepare(self, rootfs: Sequence[control.Mount], stdio: Sequence[int]) -> None:
+    async def prepare(self, rootfs: Sequence[control.Mount], stdio: Sequence[int]) -> control.Ready:
         """Give the guest what only Create knows and wait until it is ready to start.
 
         Raises GuestError.
@@ -103,7 +116,7 @@ class Guest:
             if isinstance(message, control.Ready):
                 if any(mount.type == "overlay" for mount in rootfs):
                     self._rootfs = undertaker.hold(self.pid)
-                return
+                return message
             if isinstance(message, control.Failed):
                 raise GuestError(message.reason, invalid=message.invalid)
             if isinstance(message, control.Compile):
@@ -111,12 +124,15 @@ class Guest:
 
     async def _compile(self, request: control.Compile, fds: list[int]) -> None:
         try:
-            artifact = await self._artifacts.make(request.engine, request.digest, fds[0])
+            made = await self._artifacts.make(request, fds[0])
         except ModuleError as error:
             self._tell(control.Refused(str(error)))
         else:
-            self._tell(control.Compiled(artifact.length), [artifact.fd])
-            artifact.close()
+            if isinstance(made, Refusal):
+                self._tell(control.Refused(made.reason))
+            else:
+                self._tell(control.Compiled(made.length, made.name), [made.fd])
+                made.close()
         finally:
             for fd in fds:
                 os.close(fd)

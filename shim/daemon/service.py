@@ -65,7 +65,7 @@ class TaskService:
             raise RpcError(Code.UNIMPLEMENTED, "restoring a checkpoint is not implemented")
         self._creating.add(request.id)
         try:
-            container = await Container.create(request, self._guest(request.bundle))
+            container = await Container.create(request, self._guest(request.bundle), self._log)
         except GuestError as error:
             code = Code.INVALID_ARGUMENT if error.invalid else Code.UNKNOWN
             raise RpcError(code, str(error)) from error
@@ -74,7 +74,6 @@ class TaskService:
         finally:
             self._creating.discard(request.id)
         self._containers[request.id] = container
-        self._log.debug("created", task=request.id, pid=container.pid)
         self._publisher.publish(
             events_pb2.TaskCreate(
                 container_id=request.id,

@@ -13,6 +13,7 @@ each FIFO as well:
 
 import array
 import asyncio
+import contextlib
 import fcntl
 import os
 import select
@@ -62,6 +63,17 @@ class Stdio:
         if self._input >= 0:
             os.close(self._input)
             self._input = -1
+
+    def say(self, message: str) -> None:
+        """Write a line of the runtime's to the guest's stderr, if there is room for it."""
+        if not self.stderr:
+            return
+        with contextlib.suppress(OSError):
+            fd = _reopen(self._outputs[-1], os.O_WRONLY | os.O_NONBLOCK)
+            try:
+                os.write(fd, message.encode())
+            finally:
+                os.close(fd)
 
     def guest_ended(self) -> None:
         """Give readers their end of file, as soon as that loses nothing."""

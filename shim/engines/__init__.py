@@ -37,6 +37,14 @@ def select(name: str = "") -> Engine:
     raise ModuleError(f"no engine {name!r} here; there is: {names}")
 
 
+def candidates(name: str = "") -> list[Engine]:
+    """Return the engines that may be tried for a module, in this order: only `name` if it is given.
+
+    Raises ModuleError if there is none.
+    """
+    return [select(name)] if name else [select(), *engines()[1:]]
+
+
 def preload() -> None:
     """Do before the first fork all that forks can share. Starts no thread."""
     for engine in engines():

@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Final, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
+
+if TYPE_CHECKING:
+    from shim.wasi.program import Program
 
 TRAPPED: Final = 134  # 128 + SIGABRT, what a native program that aborts ends with
 START: Final = "_start"
@@ -50,21 +53,43 @@ class Preopen(NamedTuple):
 
 
 class Grants(NamedTuple):
-    """All that a guest is given besides descriptors 0, 1 and 2. `env` is KEY=VALUE."""
+    """All that a guest is given besides descriptors 0, 1 and 2. `env` is KEY=VALUE.
+
+    `cwd` is where relative paths begin, named as the container names it; `None` for `/`.
+    `listeners` are listening sockets, which the guest finds in front of its preopens, and `network`
+    is whether it may make sockets of its own.
+    """
 
     args: Sequence[bytes]
     env: Sequence[bytes]
     preopens: Sequence[Preopen]
-    cwd: bytes = b"/"
+    cwd: Preopen | None = None
+    listeners: Sequence[int] = ()
+    network: bool = True
+
+    def give(self, program: Program) -> None:
+        """Hand all of it over to the program."""
+        program.grant(
+            self.args,
+            self.environment(),
+            [_plain(preopen) for preopen in self.preopens],
+            listeners=self.listeners,
+            network=self.network,
+            cwd=self.cwd and _plain(self.cwd),
+        )
 
     def environment(self) -> list[bytes]:
         """Return the environment, with PWD if the program is to start elsewhere than in `/`.
 
         Preview 1 has no working directory: a libc keeps one, and PWD is the one way to tell it.
         """
-        if self.cwd in (b"", b"/") or any(pair.startswith(b"PWD=") for pair in self.env):
+        if self.cwd is None or any(pair.startswith(b"PWD=") for pair in self.env):
             return list(self.env)
-        return [*self.env, b"PWD=" + self.cwd]
+        return [*self.env, b"PWD=" + os.fsencode(self.cwd.name)]
+
+
+def _plain(preopen: Preopen) -> tuple[bytes, int, bool]:
+    return os.fsencode(preopen.name), preopen.fd, preopen.readonly
 
 
 class Module(Protocol):
@@ -92,11 +117,18 @@ class Engine(Protocol):
     def version(self) -> str:
         """The version of the package."""
 
+    @property
+    def maps(self) -> bool:
+        """Whether what `load_file` loads is shared by all processes that load the same file."""
+
     def fingerprint(self) -> str:
         """Name all that an artifact depends on besides the module: part of its cache key."""
 
     def compile(self, wasm: bytes | memoryview) -> bytes:
-        """Return the native artifact of a module. May start threads. Raises ModuleError."""
+        """Return the native artifact of a module, binary or text. May start threads.
+
+        Raises ModuleError.
+        """
 
     def load(self, artifact: bytes | memoryview) -> Module:
         """Make a module of an artifact that `compile` returned under the same fingerprint.
@@ -104,10 +136,18 @@ class Engine(Protocol):
         Starts no thread. Raises ModuleError for what is plainly no such artifact.
         """
 
+    def load_file(self, path: str) -> Module:
+        """Do the same with an artifact at the beginning of a file, which must never change.
 
-def check_header(wasm: bytes | memoryview) -> None:
-    """Raise ModuleError unless this begins like a core module."""
+        What follows it there is not looked at. `ModuleError` also where there is no such file.
+        """
+
+
+def check_header(wasm: bytes | memoryview, text: bool = False) -> None:
+    """Raise ModuleError unless this begins like a core module, or with `text` like one in text."""
     head = bytes(wasm[:HEADER])
+    if text and _is_text(head):
+        return
     if not head:
         raise ModuleError("not a wasm module: the file is empty")
     if len(head) < HEADER and (_MAGIC + _CORE).startswith(head):
@@ -118,6 +158,12 @@ def check_header(wasm: bytes | memoryview) -> None:
         raise ModuleError("this is a component, and only core modules can be run")
     if head[4:] != _CORE:
         raise ModuleError(f"unknown wasm version {int.from_bytes(head[4:], 'little')}")
+
+
+def _is_text(head: bytes) -> bool:
+    """Tell whether this is the beginning of a parenthesis, maybe after spaces and comments."""
+    rest = head.lstrip()
+    return rest.startswith((b"(", b";;")) or (bool(head) and not rest)
 
 
 @cache
@@ -154,6 +200,25 @@ def backtrace(reason: str, frames: Sequence[str]) -> str:
     if len(frames) > _FRAMES:
         lines.append(f"    ... and {len(frames) - _FRAMES} more")
     return "\n".join(lines)
+
+
+def not_instantiated(error: BaseException) -> str:
+    """Return what to say where there is no room, say, for a module's memory."""
+    return f"pywasm: the module cannot be instantiated: {one_line(error)}"
+
+
+def internal_error(error: BaseException) -> str:
+    """Return what to say about a mistake of ours that a guest ran into."""
+    name = type(error).__name__
+    return f"pywasm: internal error in {raised_in(error)}: {name}: {one_line(error)}"
+
+
+def raised_in(error: BaseException) -> str:
+    """Return the name of the function that an exception comes from."""
+    inner = error.__traceback__
+    while inner is not None and inner.tb_next is not None:
+        inner = inner.tb_next
+    return inner.tb_frame.f_code.co_name if inner is not None else "?"
 
 
 def trapped(message: str) -> NoReturn:

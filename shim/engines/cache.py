@@ -1,11 +1,20 @@
 """Compiled modules on disk. A library, for the shim, which writes, and the guest, which only reads.
 
 An artifact is native code that somebody will jump into, so it is loaded only from a directory that
-belongs to root alone, and only if its trailer says that it was made for this key. One file each,
+root alone may write to, and only if its trailer says that it was made for this key. One file each,
 named by the key:
 
-    artifact                    at offset 0, so that an engine can map the file as it is
-    trailer      88 bytes       magic, version, length of the artifact, key, SHA-256 of the artifact
+    artifact     at offset 0, so that an engine can map the file as it is
+    trailer      88 bytes: magic, version, kind, length of the artifact, key, the artifact's SHA-256
+
+Where an engine refused a module, the file holds its reason instead, as a trailer of another kind
+says: compiling the module again at each start would end the same way.
+
+An engine maps an artifact by its name, in a guest that is root no longer but still has the
+directory for its working directory. So the files are for everybody to read (0444), and the
+directory is for everybody to pass through, but not to list (0711): a name is a SHA-256 of the
+module, and who can tell it has the module. From outside nobody gets even there, because the
+directory above is root's alone (0700).
 
 Hashing a large artifact on every start would cost more than loading it. So an artifact that was
 verified once it had settled on disk gets a modification time from long ago. Whatever writes to it
@@ -38,13 +47,24 @@ _VERIFIED_NS: Final = 1_000_000_000 * 1_000_000_000  # whole seconds: every file
 _SETTLED_SECONDS: Final = 120  # the kernel's default is to write back after 30, at the latest 35
 _TOUCH_SECONDS: Final = 3600
 _PARTIAL: Final = ".partial-"
+_DIRECTORY_MODE: Final = 0o711
+_FILE_MODE: Final = 0o444
+
+
+_ARTIFACT: Final = 0  # kinds
+_REFUSAL: Final = 1
+_REASON_BYTES: Final = 2048
 
 
 class Artifact(NamedTuple):
-    """An artifact in an open file, of which it is the first `length` bytes."""
+    """An artifact in an open file, of which it is the first `length` bytes.
+
+    `name` is the file's in the cache's directory, "" where it is in none.
+    """
 
     fd: int
     length: int
+    name: str = ""
 
     def read(self) -> bytes:
         """Return a copy; engines that only take `bytes` want one."""
@@ -56,6 +76,12 @@ class Artifact(NamedTuple):
         os.close(self.fd)
 
 
+class Refusal(NamedTuple):
+    """That an engine refused a module, and why: one line, to be shown as it is."""
+
+    reason: str
+
+
 def key(module_digest: bytes, fingerprint: str) -> bytes:
     """Return the key of a module's artifact for one engine, version and set of CPU features."""
     return hashlib.sha256(module_digest + fingerprint.encode()).digest()
@@ -63,9 +89,13 @@ def key(module_digest: bytes, fingerprint: str) -> bytes:
 
 def write_artifact(fd: int, key: bytes, artifact: bytes) -> None:
     """Write an artifact and its trailer to an empty file. Raises OSError."""
-    checksum = hashlib.sha256(artifact).digest()
-    trailer = _TRAILER.pack(_MAGIC, _VERSION, 0, len(artifact), key, checksum)
-    for part in (artifact, trailer):
+    _write(fd, _ARTIFACT, key, artifact)
+
+
+def _write(fd: int, kind: int, key: bytes, content: bytes) -> None:
+    checksum = hashlib.sha256(content).digest()
+    trailer = _TRAILER.pack(_MAGIC, _VERSION, kind, len(content), key, checksum)
+    for part in (content, trailer):
         rest = memoryview(part)
         while rest:
             rest = rest[os.write(fd, rest) :]
@@ -73,39 +103,40 @@ def write_artifact(fd: int, key: bytes, artifact: bytes) -> None:
 
 def read_artifact(fd: int, key: bytes) -> Artifact:
     """Take a descriptor that `write_artifact` wrote to. Raises ValueError where it did not."""
-    length, _ = _read_trailer(fd, os.fstat(fd).st_size, key)
+    kind, length, _ = _read_trailer(fd, os.fstat(fd).st_size, key)
+    if kind != _ARTIFACT:
+        raise ValueError("not an artifact")
     return Artifact(fd, length)
 
 
-def _read_trailer(fd: int, size: int, key: bytes) -> tuple[int, bytes]:
+def _read_trailer(fd: int, size: int, key: bytes) -> tuple[int, int, bytes]:
     length = size - _TRAILER.size
     if length < 0:
         raise ValueError("truncated")
-    magic, version, _, said, made_for, checksum = _TRAILER.unpack(
+    magic, version, kind, said, made_for, checksum = _TRAILER.unpack(
         os.pread(fd, _TRAILER.size, length)
     )
-    if magic != _MAGIC or version != _VERSION:
+    if magic != _MAGIC or version != _VERSION or kind not in (_ARTIFACT, _REFUSAL):
         raise ValueError("not an artifact, or one of another version")
     if said != length:
         raise ValueError(f"{length} bytes long instead of {said}")
     if made_for != key:
         raise ValueError("made for another module or engine")
-    return length, checksum
+    return kind, length, checksum
 
 
 def open_directory(path: str) -> int:
-    """Make a directory that only we may enter, with its parents, or check the one there is.
+    """Make a cache's directory, with its parents, or check the one there is; return a descriptor.
 
     Every directory on the way must be root's (or ours), and nobody else's to write to, and none may
-    be a symbolic link. Returns a descriptor. Raises OSError, PermissionError for a directory that
-    is not trusted.
+    be a symbolic link; the one above the cache must be closed to everybody else. Raises OSError,
+    PermissionError for a directory that is not trusted.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     names = [name for name in os.path.abspath(path).split("/") if name]
     fd = os.open("/", flags)
     try:
         for depth, name in enumerate(names, 1):
-            last = depth == len(names)
             try:
                 os.mkdir(name, 0o700, dir_fd=fd)
             except FileExistsError:
@@ -118,11 +149,15 @@ def open_directory(path: str) -> int:
             os.close(fd)
             fd = below
             status = os.fstat(fd)
-            shared = status.st_mode & (0o077 if last else 0o022)
-            if not last and status.st_mode & stat.S_ISVTX:
+            shared = status.st_mode & 0o022
+            if status.st_mode & stat.S_ISVTX and depth < len(names):
                 shared = 0  # in a sticky directory nobody can replace what is ours
             if shared or status.st_uid not in (0, os.geteuid()):
                 raise PermissionError(errno.EPERM, "others may write to the directory", here)
+            if depth == len(names) - 1 and status.st_mode & 0o077:
+                raise PermissionError(errno.EPERM, "others may enter the directory", here)
+        if stat.S_IMODE(status.st_mode) != _DIRECTORY_MODE:
+            os.fchmod(fd, _DIRECTORY_MODE)
         return fd
     except BaseException:
         os.close(fd)
@@ -133,7 +168,7 @@ class ArtifactCache:
     """The artifacts in a directory, given by a descriptor, that several processes share.
 
     A process needs nothing but the descriptor to load from it: it may have left the filesystem of
-    the directory, but it must still be the user who may enter it. `report` is told, in one line,
+    the directory, but it must still be the user who owns the files. `report` is told, in one line,
     about files that were thrown away.
     """
 
@@ -150,8 +185,8 @@ class ArtifactCache:
         self._max_count = max_count
         self._report = report
 
-    def load(self, key: bytes) -> Artifact | None:
-        """Return the artifact for a key, or `None`, also where a file was not fit to be loaded."""
+    def load(self, key: bytes) -> Artifact | Refusal | None:
+        """Return what is known for a key; `None` also where a file was not fit to be loaded."""
         name = key.hex()
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME
         try:
@@ -165,7 +200,12 @@ class ArtifactCache:
                 self._report(f"artifact {name} not loaded: {error.strerror}")
             return None
         try:
-            return Artifact(fd, self._check(fd, key))
+            kind, length = self._check(fd, key)
+            if kind == _ARTIFACT:
+                return Artifact(fd, length, name)
+            reason = os.pread(fd, min(length, _REASON_BYTES), 0).decode(errors="replace")
+            os.close(fd)
+            return Refusal(reason)
         except (ValueError, OSError) as error:
             os.close(fd)
             self._discard(name, str(error))
@@ -187,39 +227,64 @@ class ArtifactCache:
         """
         try:
             length = read_artifact(fd, key).length
-            size = length + _TRAILER.size
-            try:
-                if size > self._max_total:
-                    raise OSError(errno.EFBIG, f"larger than the cache's {self._max_total} bytes")
-                self._evict(self._max_total - size, self._max_count - 1)
-                self._publish(key.hex(), fd)
-            except OSError as error:
-                self._report(f"artifact {key.hex()} not stored: {error}")
+            name = self._keep(key, fd, length + _TRAILER.size)
             # Nobody who runs a module needs a descriptor that can write to the cache.
-            return Artifact(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC), length)
+            readonly = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            return Artifact(readonly, length, name)
         finally:
             os.close(fd)
 
-    def _check(self, fd: int, key: bytes) -> int:
-        """Return the length of the artifact in a file, or raise ValueError, or OSError."""
+    def refuse(self, key: bytes, reason: str) -> None:
+        """Keep an engine's verdict on a module that it cannot compile.
+
+        Only for one that it would give again: a compilation that ran out of time or memory may end
+        well another day. An artifact that is there already stays. That the verdict could not be
+        stored is only reported.
+        """
+        content = reason.encode(errors="replace")[:_REASON_BYTES]
+        content = content.decode(errors="ignore").encode()  # a character cut in two
+        fd = os.memfd_create("refusal", os.MFD_CLOEXEC)
+        try:
+            _write(fd, _REFUSAL, key, content)
+            self._keep(key, fd, len(content) + _TRAILER.size, replace=False)
+        finally:
+            os.close(fd)
+
+    def _keep(self, key: bytes, fd: int, size: int, *, replace: bool = True) -> str:
+        """Enter a complete file; return its name, or "" where that failed, which is reported."""
+        name = key.hex()
+        try:
+            if size > self._max_total:
+                raise OSError(errno.EFBIG, f"larger than the cache's {self._max_total} bytes")
+            self._evict(self._max_total - size, self._max_count - 1)
+            self._publish(name, fd, replace)
+        except OSError as error:
+            self._report(f"artifact {name} not stored: {error}")
+            return ""
+        return name
+
+    def _check(self, fd: int, key: bytes) -> tuple[int, int]:
+        """Return the kind and the length of a file's content, or raise ValueError, or OSError."""
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise ValueError("others may write to it")
-        length, checksum = _read_trailer(fd, status.st_size, key)
+        kind, length, checksum = _read_trailer(fd, status.st_size, key)
         mtime, now = status.st_mtime_ns, time.time()
         if mtime != _VERIFIED_NS:
             if digest(fd, length) != checksum:
                 raise ValueError("corrupt")
             if now - status.st_mtime > _SETTLED_SECONDS:
                 mtime = _VERIFIED_NS
-        if mtime != status.st_mtime_ns or now - status.st_atime > _TOUCH_SECONDS:
-            try:
+        try:
+            if mtime != status.st_mtime_ns or now - status.st_atime > _TOUCH_SECONDS:
                 os.utime(fd, ns=(int(now * 1e9), mtime))
-            except OSError:
-                pass  # on a read-only mount, say; the next one will do it
-        return length
+            if stat.S_IMODE(status.st_mode) != _FILE_MODE:
+                os.fchmod(fd, _FILE_MODE)
+        except OSError:
+            pass  # on a read-only mount, say; the next one will do it
+        return kind, length
 
     def _discard(self, name: str, reason: str) -> None:
         try:
@@ -228,12 +293,20 @@ class ArtifactCache:
             pass  # not ours to remove, or somebody else was faster
         self._report(f"artifact {name} discarded: {reason}")
 
-    def _publish(self, name: str, fd: int) -> None:
-        """Give a complete file its name. Whoever was faster with the same artifact wins."""
+    def _publish(self, name: str, fd: int, replace: bool) -> None:
+        """Give a complete file its name, at once whole."""
+        source = f"/proc/self/fd/{fd}"
+        os.fchmod(fd, _FILE_MODE)
         try:
-            os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=self._directory, follow_symlinks=True)
-        except FileExistsError:
-            pass
+            try:
+                os.link(source, name, dst_dir_fd=self._directory, follow_symlinks=True)
+            except FileExistsError:
+                if not replace:
+                    return
+                # The same artifact, of somebody who was faster; or a refusal.
+                partial = _PARTIAL + os.urandom(8).hex()
+                os.link(source, partial, dst_dir_fd=self._directory, follow_symlinks=True)
+                os.rename(partial, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.ENOENT, errno.EPERM):
                 raise

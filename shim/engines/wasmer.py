@@ -10,7 +10,7 @@ wasmer-python's types come without stubs, hence the `Any`s.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 import wasmer
@@ -21,13 +21,17 @@ from shim.engines.base import (
     Grants,
     ModuleError,
     backtrace,
-    check_header,
     cpu,
-    one_line,
+    internal_error,
+    not_instantiated,
+    raised_in,
     trapped,
 )
 from shim.engines.gil_pool import GilPool
+from shim.engines.linking import Signature, check_export, link
+from shim.engines.text import assembled
 from shim.wasi import preview1
+from shim.wasi.abi import Bound
 from shim.wasi.program import Program
 
 NAME: Final = "wasmer"
@@ -35,14 +39,19 @@ _INITIALIZE: Final = "_initialize"
 
 _TYPES: Final = {"i32": wasmer.Type.I32, "i64": wasmer.Type.I64}
 _TYPE_NAMES: Final = {
-    int(getattr(wasmer.Type, name)): name.lower()
+    int(getattr(wasmer.Type, name)): name.lower().replace("_", "")
     for name in ("I32", "I64", "F32", "F64", "V128", "EXTERN_REF", "FUNC_REF")
 }
 
 
-def _signature(params: list[Any], results: list[Any]) -> str:
-    names = ", ".join(_TYPE_NAMES[int(kind)] for kind in params)
-    return f"({names}) -> ({', '.join(_TYPE_NAMES[int(kind)] for kind in results)})"
+def _signature(kind: Any) -> Signature | None:
+    """Return the type of an import or export, if it is a function."""
+    if not isinstance(kind, wasmer.FunctionType):
+        return None
+    params, results = (
+        tuple(_TYPE_NAMES[int(value)] for value in values) for values in (kind.params, kind.results)
+    )
+    return Signature(params, results)
 
 
 class Host:
@@ -51,17 +60,30 @@ class Host:
     def __init__(self) -> None:
         self.program = Program()
         self.store = wasmer.Store(wasmer.engine.Universal(None))
-        self.imports = wasmer.ImportObject()
-        self.signatures: dict[tuple[str, str], str] = {}
-        functions: dict[str, Any] = {}
+        self._functions: dict[str, Any] = {}
+        self.signatures: dict[tuple[str, str], Signature] = {}
         for name, bound in preview1.bind(self.program).items():
-            params = [_TYPES[kind] for kind in bound.params]
-            results = [_TYPES[kind] for kind in bound.results]
-            kind = wasmer.FunctionType(params, results)
-            functions[name] = wasmer.Function(self.store, bound.call, kind)
-            self.signatures[preview1.MODULE, name] = _signature(params, results)
-        self.imports.register(preview1.MODULE, functions)
+            self._functions[name] = self._function(bound)
+            self.signatures[preview1.MODULE, name] = Signature(bound.params, bound.results)
+        self.variants: dict[tuple[str, Signature], Any] = {}
+        for name, bound in preview1.bind_variants(self.program).items():
+            self.variants[name, Signature(bound.params, bound.results)] = self._function(bound)
+        self._imports = wasmer.ImportObject()
+        self._imports.register(preview1.MODULE, self._functions)
         self.gil_pool = GilPool(wasmer.wasmer.__file__, self._nest)
+
+    def _function(self, bound: Bound) -> Any:
+        params = [_TYPES[kind] for kind in bound.params]
+        results = [_TYPES[kind] for kind in bound.results]
+        return wasmer.Function(self.store, bound.call, wasmer.FunctionType(params, results))
+
+    def imports(self, variants: Mapping[str, Any]) -> Any:
+        """Return the import object, with these functions in the place of others."""
+        if not variants:
+            return self._imports
+        imports = wasmer.ImportObject()
+        imports.register(preview1.MODULE, {**self._functions, **variants})
+        return imports
 
     def _nest(self, look: Callable[[], None]) -> None:
         """Call `look` 1, 2, 4 and 2 extension calls deep (see `GilPool`)."""
@@ -96,39 +118,24 @@ class WasmerModule:
     def __init__(self, host: Host, module: Any) -> None:
         self._host = host
         self._module = module
+        self._variants: dict[str, Any] = {}
 
     def check(self, function: str = START) -> None:
         """See `Module.check`."""
-        signatures = self._host.signatures
-        for wanted in self._module.imports:
-            name = f"{wanted.module}.{wanted.name}"
-            provided = signatures.get((wanted.module, wanted.name))
-            if provided is None:
-                raise ModuleError(f"unknown import `{name}`: nobody provides it")
-            if not isinstance(wanted.type, wasmer.FunctionType):
-                raise ModuleError(f"import `{name}` is a function, the module takes it for another")
-            asked = _signature(wanted.type.params, wanted.type.results)
-            if asked != provided:
-                raise ModuleError(f"import `{name}` is {provided}, the module takes it for {asked}")
-        for export in self._module.exports:
-            if export.name == function:
-                break
-        else:
-            raise ModuleError(f"the module exports no function `{function}`")
-        if not isinstance(export.type, wasmer.FunctionType):
-            raise ModuleError(f"export `{function}` is not a function")
-        if export.type.params:
-            asked = _signature(export.type.params, export.type.results)
-            raise ModuleError(f"export `{function}` is {asked}, it must not take parameters")
+        wanted = [(w.module, w.name, _signature(w.type)) for w in self._module.imports]
+        host = self._host
+        for name, signature in link(wanted, host.signatures, host.variants).items():
+            self._variants[name] = host.variants[name, signature]
+        found = [export.type for export in self._module.exports if export.name == function]
+        check_export(function, bool(found), _signature(found[0]) if found else None)
 
     def run(self, grants: Grants, function: str = START) -> NoReturn:
         """See `Module.run`."""
         host = self._host
         exports = {export.name for export in self._module.exports}
-        preopens = [(os.fsencode(p.name), p.fd, p.readonly) for p in grants.preopens]
         try:
-            host.program.grant(grants.args, grants.environment(), preopens)
-            instance = wasmer.Instance(self._module, host.imports)
+            grants.give(host.program)
+            instance = wasmer.Instance(self._module, host.imports(self._variants))
             found = instance.exports
             if "memory" in exports and isinstance(found.memory, wasmer.Memory):
                 memory = found.memory
@@ -148,22 +155,19 @@ def _call(host: Host, function: Callable[[], Any]) -> None:
 
 def _message(error: BaseException) -> str:
     """Tell a trap, which wasmer raises itself, from what escaped a host function of ours."""
-    inner = error.__traceback__
-    while inner is not None and inner.tb_next is not None:
-        inner = inner.tb_next
-    place = inner.tb_frame.f_code.co_name if inner is not None else "?"
-    if isinstance(error, RuntimeError) and place in ("_call", "run"):
+    if isinstance(error, RuntimeError) and raised_in(error) in ("_call", "run"):
         reason, *frames = str(error).split("\n")
         if reason.startswith("RuntimeError: "):
             return backtrace(reason.removeprefix("RuntimeError: "), frames)
-        return f"pywasm: the module cannot be instantiated: {one_line(error)}"
-    return f"pywasm: internal error in {place}: {type(error).__name__}: {one_line(error)}"
+        return not_instantiated(error)
+    return internal_error(error)
 
 
 class Wasmer:
     """The engine."""
 
     name: Final = NAME
+    maps: Final = False
     version: Final[str] = wasmer.__version__
 
     def __init__(self) -> None:
@@ -175,10 +179,10 @@ class Wasmer:
 
     def compile(self, wasm: bytes | memoryview) -> bytes:
         """See `Engine.compile`."""
-        check_header(wasm)  # wasmer would take anything else for WebAssembly text
+        binary = assembled(wasm)
         store = wasmer.Store(wasmer.engine.Universal(wasmer_compiler_cranelift.Compiler))
         try:
-            artifact: bytes = wasmer.Module(store, bytes(wasm)).serialize()
+            artifact: bytes = wasmer.Module(store, binary).serialize()
         except RuntimeError as error:
             raise ModuleError(f"invalid wasm module: {error}") from None
         return artifact
@@ -190,3 +194,11 @@ class Wasmer:
         except RuntimeError as error:
             raise ModuleError(f"unusable artifact: {error}") from None
         return WasmerModule(self.host, module)
+
+    def load_file(self, path: str) -> WasmerModule:
+        """See `Engine.load_file`."""
+        try:
+            with open(path, "rb") as file:
+                return self.load(file.read())
+        except OSError as error:
+            raise ModuleError(f"unusable artifact: {error.strerror}") from None

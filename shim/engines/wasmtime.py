@@ -1,31 +1,43 @@
-"""wasmtime, with its native WASI (library).
+"""wasmtime, with our own WASI (library).
 
 The engine and the linker are made once, before any fork: neither starts a thread, and a guest only
-deserializes and instantiates. The native WASI starts threads of its own when it runs, which is
-after the last fork.
+deserializes and instantiates.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import wasmtime
-from wasmtime import Frame, FuncType, Trap, TrapCode, WasmtimeError
+from wasmtime import Frame, FuncType, MemoryType, Trap, TrapCode, WasmtimeError
 
 from shim.engines.base import (
     START,
     Grants,
     ModuleError,
     backtrace,
-    check_header,
     cpu,
+    internal_error,
+    not_instantiated,
     one_line,
     trapped,
 )
+from shim.engines.linking import Signature, check_export, link
+from shim.engines.text import assembled
+from shim.engines.wasmtime_wasi import HostFunctions, window
+from shim.wasi import preview1
+from shim.wasi.program import Program
+
+if TYPE_CHECKING:
+    from wasmtime._instance import InstanceExports
+    from wasmtime._types import AsExternType
 
 NAME: Final = "wasmtime"
 _INITIALIZE: Final = "_initialize"
+
+PROPOSALS: Final = ("wasm_exceptions",)
+"""What wasmtime has off by default, and compilers of today use."""
 
 # The words of the specification's own tests, which wasmer uses too.
 _REASONS: Final = {
@@ -53,18 +65,27 @@ def _version() -> str:
 
 
 class Host:
-    """What does not depend on the module."""
+    """What does not depend on the module: the linker, and the program that it serves."""
 
     def __init__(self) -> None:
         config = wasmtime.Config()
         config.parallel_compilation = False
+        for proposal in PROPOSALS:
+            setattr(config, proposal, True)
         self.engine = wasmtime.Engine(config)
+
+        self.program = Program()
+        self.signatures: dict[tuple[str, str], Signature] = {}
         self.linker = wasmtime.Linker(self.engine)
-        self.linker.define_wasi()
-        # The native one refuses statuses from 126 on. This process ends with the program anyway.
-        self.linker.allow_shadowing = True
-        status = FuncType([wasmtime.ValType.i32()], [])
-        self.linker.define_func("wasi_snapshot_preview1", "proc_exit", status, _exit)
+        self.linker.allow_shadowing = True  # for variants
+        self.functions = HostFunctions(self.linker)
+        for name, bound in preview1.bind(self.program).items():
+            self.functions.define(preview1.MODULE, name, bound)
+            self.signatures[preview1.MODULE, name] = Signature(bound.params, bound.results)
+        self.variants = {
+            (name, Signature(bound.params, bound.results)): bound
+            for name, bound in preview1.bind_variants(self.program).items()
+        }
 
 
 class WasmtimeModule:
@@ -79,33 +100,31 @@ class WasmtimeModule:
         try:
             self._host.linker.instantiate_pre(self._module)
         except WasmtimeError as error:
-            raise self._unlinkable(error) from None
-        for export in self._module.exports:
-            if export.name == function:
-                break
-        else:
-            raise ModuleError(f"the module exports no function `{function}`")
-        if not isinstance(export.type, FuncType):
-            raise ModuleError(f"export `{function}` is not a function")
-        if export.type.params:
-            raise ModuleError(f"export `{function}` must not take parameters")
+            self._choose_variants(error)
+        found = [export.type for export in self._module.exports if export.name == function]
+        check_export(function, bool(found), _signature(found[0]) if found else None)
 
-    def _unlinkable(self, error: WasmtimeError) -> ModuleError:
-        store = wasmtime.Store(self._host.engine)
-        for wanted in self._module.imports:
-            try:
-                self._host.linker.get(store, wanted.module, wanted.name or "")
-            except WasmtimeError:
-                name = f"{wanted.module}.{wanted.name}"
-                return ModuleError(f"unknown import `{name}`: nobody provides it")
-        return ModuleError(str(error).replace("::", "."))
+    def _choose_variants(self, error: WasmtimeError) -> None:
+        """Link imports that are not what is provided by their name."""
+        host = self._host
+        wanted = []
+        for item in self._module.imports:
+            place = item.module, item.name or ""
+            # Only where it matters: asking for a type that the C API has no word for is the end.
+            known = place in host.signatures and isinstance(item.type, FuncType)
+            wanted.append((*place, _signature(item.type) if known else None))
+        chosen = link(wanted, host.signatures, host.variants)
+        for name, signature in chosen.items():
+            host.functions.define(preview1.MODULE, name, host.variants[name, signature])
+        if not chosen:  # it is something that we do not know of
+            raise ModuleError(str(error).replace("::", ".")) from None
 
     def run(self, grants: Grants, function: str = START) -> NoReturn:
         """See `Module.run`."""
+        store = wasmtime.Store(self._host.engine)
         try:
-            store = wasmtime.Store(self._host.engine)
-            store.set_wasi(_wasi(grants))
-            exports = self._host.linker.instantiate(store, self._module).exports(store)
+            grants.give(self._host.program)
+            exports = self._instantiate(store)
             for name in (_INITIALIZE, function) if function != START else (START,):
                 if name != _INITIALIZE or _INITIALIZE in exports:
                     entry = exports[name]
@@ -113,36 +132,40 @@ class WasmtimeModule:
                     entry(store)
         except Trap as trap:
             trapped(_message(trap))
+        except WasmtimeError as error:
+            trapped(not_instantiated(error))
         except BaseException as error:
-            trapped(f"pywasm: wasmtime: {type(error).__name__}: {one_line(error)}")
+            trapped(internal_error(error))
         os._exit(0)
 
+    def _instantiate(self, store: wasmtime.Store) -> InstanceExports:
+        exports = self._host.linker.instantiate(store, self._module).exports(store)
+        memory = exports.get("memory")
+        # One of 64 bits may move when it grows, and nothing of preview 1 could point into it.
+        if isinstance(memory, wasmtime.Memory) and not memory.type(store).is_64:
+            self._host.program.memory.attach(lambda: window(store, memory))
+        return exports
 
-def _exit(status: int) -> None:
-    os._exit(status & 0xFF)
 
-
-def _wasi(grants: Grants) -> wasmtime.WasiConfig:
-    config = wasmtime.WasiConfig()
-    try:
-        config.argv = [text.decode() for text in grants.args]
-        config.env = [pair.decode().split("=", 1) for pair in grants.environment() if b"=" in pair]
-    except UnicodeDecodeError as error:
-        trapped(f"pywasm: wasmtime: arguments and environment must be UTF-8: {error.object!r}")
-    config.inherit_stdin()
-    config.inherit_stdout()
-    config.inherit_stderr()
-    for preopen in grants.preopens:
-        # Only by name: the descriptor's directory has to be what this process finds there.
-        config.preopen_dir(preopen.name, preopen.name, not preopen.readonly)
-        os.close(preopen.fd)
-    return config
+def _signature(kind: AsExternType) -> Signature | None:
+    """Return the type of an import or export, if it is a function."""
+    if not isinstance(kind, FuncType):
+        return None
+    return Signature(tuple(map(str, kind.params)), tuple(map(str, kind.results)))
 
 
 def _message(trap: Trap) -> str:
-    code = trap.trap_code
-    reason = _REASONS.get(code, one_line(trap)) if code else one_line(trap)
-    return backtrace(reason, [_place(frame) for frame in trap.frames])
+    try:
+        code = trap.trap_code
+    except ValueError:  # newer than the package's list
+        code = None
+    reason = _REASONS.get(code) if code else None
+    return backtrace(reason or _cause(trap), [_place(frame) for frame in trap.frames])
+
+
+def _cause(error: WasmtimeError | Trap) -> str:
+    """Return an error's text without the backtrace in front of it, which is unlike ours."""
+    return one_line(str(error).rpartition("Caused by:\n")[2].strip().removeprefix("wasm trap: "))
 
 
 def _place(frame: Frame) -> str:
@@ -155,6 +178,7 @@ class Wasmtime:
     """The engine."""
 
     name: Final = NAME
+    maps: Final = True
     version: Final[str] = _version()
 
     def __init__(self) -> None:
@@ -162,20 +186,33 @@ class Wasmtime:
 
     def fingerprint(self) -> str:
         """See `Engine.fingerprint`."""
-        return f"{NAME} {self.version} {cpu()}"
+        return f"{NAME} {self.version} {' '.join(PROPOSALS)} {cpu()}"
 
     def compile(self, wasm: bytes | memoryview) -> bytes:
         """See `Engine.compile`."""
-        check_header(wasm)
         try:
-            return bytes(wasmtime.Module(self.host.engine, bytes(wasm)).serialize())
+            module = wasmtime.Module(self.host.engine, assembled(wasm))
+            artifact = bytes(module.serialize())
         except WasmtimeError as error:
             raise ModuleError(f"invalid wasm module: {error}") from None
+        for export in module.exports:
+            if isinstance(export.type, MemoryType) and export.type.is_shared:
+                # It could be compiled but not instantiated, which nobody would know before Start.
+                raise ModuleError("shared memory is for threads, and WASI preview 1 has none")
+        return artifact
 
     def load(self, artifact: bytes | memoryview) -> WasmtimeModule:
         """See `Engine.load`."""
         try:
             module = wasmtime.Module.deserialize(self.host.engine, bytes(artifact))
+        except WasmtimeError as error:
+            raise ModuleError(f"unusable artifact: {error}") from None
+        return WasmtimeModule(self.host, module)
+
+    def load_file(self, path: str) -> WasmtimeModule:
+        """See `Engine.load_file`."""
+        try:
+            module = wasmtime.Module.deserialize_file(self.host.engine, path)
         except WasmtimeError as error:
             raise ModuleError(f"unusable artifact: {error}") from None
         return WasmtimeModule(self.host, module)

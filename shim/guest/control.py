@@ -3,8 +3,8 @@
 Runs in: shim and guest.
 
     guest                                       shim
-      | -- Compile(key) + module ---------------> |   only if the cache has no artifact
-      | <-------------- Compiled + artifact       |   or Refused(reason)
+      | -- Compile(key) + module ---------------> |   only if the cache has no artifact, once
+      | <-------------- Compiled + artifact       |   or Refused(reason), for each engine
       | <-- Prepare(rootfs) + stdin, stdout, stderr   (when containerd calls Create)
       | -- Ready or Failed(reason) -------------> |
       | <-- Start ------------------------------- |   (when containerd calls Start)
@@ -46,13 +46,15 @@ class Compile(msgspec.Struct, tag=True, frozen=True):
     """
 
     engine: str
-    digest: bytes
+    key: bytes
+    memory_pages: int | None = None
 
 
 class Compiled(msgspec.Struct, tag=True, frozen=True):
-    """Answers Compile. Carries the artifact."""
+    """Answers Compile. Carries the artifact; `name` as in `Artifact`."""
 
     length: int
+    name: str
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):
@@ -62,7 +64,13 @@ class Refused(msgspec.Struct, tag=True, frozen=True):
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The guest is isolated, its module loaded and checked; it waits for Start."""
+    """The guest is isolated, its module loaded and checked; it waits for Start.
+
+    `reason` tells why it is this engine.
+    """
+
+    engine: str
+    reason: str
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):

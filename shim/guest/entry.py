@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from oci.bundle import Outline, read_spec
-from oci.runtime import Mount, Process, Spec, SpecError
-from shim.engines.base import Grants, ModuleError, Preopen
-from shim.guest import control, entrypoint, rootfs
+from oci.runtime import Process, Spec, SpecError
+from shim.engines.base import ModuleError
+from shim.guest import control, entrypoint, grants, rootfs
+from shim.guest.annotations import Annotations
 from shim.linux import clone, credentials, files, signals
 from shim.linux.cgroups import Cgroup
+from shim.linux.network import bring_up_loopback
 
 _JOINED = {
     "ipc": clone.CLONE_NEWIPC,
@@ -47,6 +49,8 @@ class Birth:
     artifacts: int
     """Directory of the artifact cache."""
     outline: Outline
+    annotations: Annotations
+    preferred_engine: str
     cgroup: Cgroup | None
     """To create and join, unless the guest was born in it (v2)."""
 
@@ -55,8 +59,8 @@ def live(birth: Birth) -> None:
     """Become the container's program. Called in the cloned process."""
     try:
         _take_place(birth)
-        run = _isolate(birth)
-        control.send(birth.channel, control.Ready())
+        ready, run = _isolate(birth)
+        control.send(birth.channel, ready)
         if not isinstance(control.receive(birth.channel)[0], control.Start):
             return
     except EOFError:
@@ -86,42 +90,62 @@ def _take_place(birth: Birth) -> None:
         clone.unshare(clone.CLONE_NEWCGROUP)
 
 
-def _isolate(birth: Birth) -> Callable[[], None]:
-    """Do everything up to Ready; returns what Start runs."""
+def _isolate(birth: Birth) -> tuple[control.Ready, Callable[[], None]]:
+    """Do everything up to Ready; returns that, and what Start runs."""
     spec = read_spec(birth.bundle)
     if not spec.process.args:
         raise SpecError("process.args: expected at least one argument")
-    _join_namespaces(birth.outline)
+    annotations = birth.annotations
+    _join_namespaces(birth.outline, network=annotations.network)
     rootfs.isolate()
     prepare, stdio = control.receive(birth.channel)
     if not isinstance(prepare, control.Prepare):
         raise EOFError
-    mounts = rootfs.build(birth.bundle, spec, prepare.rootfs)
+    mounts = rootfs.build(birth.bundle, spec, prepare.rootfs, annotations.kernel_filesystems)
     _name(spec)
     _enter_cwd(spec.process)
-    compiled = entrypoint.compiled(spec, birth.channel, birth.artifacts)
+    compiled = entrypoint.compiled(
+        spec, annotations, birth.preferred_engine, birth.channel, birth.artifacts
+    )
+    here = grants.open_directory(".")
+    if compiled.mapped:
+        # The user who the guest is about to become cannot enter it any more, only be there.
+        os.fchdir(birth.artifacts)
     for target, fd in enumerate(stdio):
         os.dup2(fd, target)
-    files.keep_only([birth.channel.fileno(), compiled.artifact.fd])
+    files.keep_only([birth.channel.fileno(), compiled.artifact.fd, here])
+    listeners = [grants.listen(address) for address in annotations.listen]
     _drop_privileges(spec.process)
     path, function = entrypoint.split(spec.process.args[0])
     credentials.set_name(os.path.basename(path))
     module = compiled.load(function)
-    grants = Grants(
-        args=[os.fsencode(argument) for argument in spec.process.args],
-        env=[os.fsencode(variable) for variable in spec.process.env],
-        preopens=_preopens(mounts),
-        cwd=os.fsencode(spec.process.cwd),
-    )
-    return lambda: module.run(grants, function)
+    if compiled.mapped:
+        _leave(here)
+    granted = grants.grant(spec.process, mounts, annotations, here, listeners)
+    ready = control.Ready(compiled.engine.name, compiled.reason)
+    return ready, lambda: module.run(granted, function)
 
 
-def _join_namespaces(outline: Outline) -> None:
+def _join_namespaces(outline: Outline, *, network: bool) -> None:
     for namespace in outline.namespaces:
+        if namespace.type == "network" and not network:
+            continue
         if namespace.path and namespace.type in _JOINED:
             fd = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
             clone.setns(fd, _JOINED[namespace.type])
             os.close(fd)
+        elif namespace.type == "network":
+            bring_up_loopback()
+    if not network:
+        clone.unshare(clone.CLONE_NEWNET)
+
+
+def _leave(here: int) -> None:
+    """Go back to the directory `here`, or to the root where the user may not enter it."""
+    try:
+        os.fchdir(here)
+    except PermissionError:
+        os.chdir("/")
 
 
 def _name(spec: Spec) -> None:
@@ -142,23 +166,6 @@ def _enter_cwd(process: Process) -> None:
         # An image may name a working directory that no layer has; as runc, make it.
         os.makedirs(process.cwd, 0o755, exist_ok=True)
         os.chdir(process.cwd)
-
-
-def _preopens(mounts: list[Mount]) -> list[Preopen]:
-    """The root, and each mounted directory as a capability of its own."""
-    preopens = [Preopen("/", _open_directory("/"))]
-    for mount in mounts:
-        if os.path.isdir(mount.destination):
-            readonly = "ro" in mount.options
-            preopens.append(
-                Preopen(mount.destination, _open_directory(mount.destination), readonly)
-            )
-    return preopens
-
-
-def _open_directory(path: str) -> int:
-    # Not for reading: whether the container's user may list it is for the engine to find out.
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _drop_privileges(process: Process) -> None:

@@ -8,26 +8,32 @@ cache are loaded.
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from oci.runtime import Process, Spec
-from shim.engines import select
+from shim.engines import engines, select
 from shim.engines.base import HEADER, Engine, Module, ModuleError, check_header
-from shim.engines.cache import Artifact, ArtifactCache, key
+from shim.engines.cache import Artifact, ArtifactCache, Refusal, key
 from shim.engines.snapshot import snapshot
 from shim.guest import control
+from shim.guest.annotations import Annotations
 
-ENGINE_ANNOTATION = "dev.pywasm.engine"
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Compiled(NamedTuple):
-    """The entrypoint's artifact, and the engine that it is for."""
+    """The entrypoint's artifact, the engine that it is for, and why it is that one."""
 
     path: str
     engine: Engine
     artifact: Artifact
+    reason: str
+
+    @property
+    def mapped(self) -> bool:
+        """Whether `load` opens the artifact by its name, in the working directory."""
+        return self.engine.maps and bool(self.artifact.name)
 
     def load(self, function: str) -> Module:
         """Load the module, of which `function` can be run, and close the artifact.
@@ -35,7 +41,11 @@ class Compiled(NamedTuple):
         Executes nothing of it. Raises ModuleError naming the entrypoint.
         """
         try:
-            module = self.engine.load(self.artifact.read())
+            # It may have been evicted since, and then has no name any more.
+            if self.mapped and os.path.exists(self.artifact.name):
+                module = self.engine.load_file(self.artifact.name)
+            else:
+                module = self.engine.load(self.artifact.read())
             module.check(function)
         except ModuleError as error:
             raise ModuleError(f"{self.path}: {error}") from None
@@ -49,43 +59,82 @@ def split(argument: str) -> tuple[str, str]:
     return path, function or "_start"
 
 
-def compiled(spec: Spec, channel: socket.socket, cache_directory: int) -> Compiled:
+def compiled(
+    spec: Spec,
+    annotations: Annotations,
+    preferred_engine: str,
+    channel: socket.socket,
+    cache_directory: int,
+) -> Compiled:
     """Find the entrypoint and get its artifact: cached, or made by a compiler of the shim.
 
-    Raises ModuleError naming the entrypoint, EOFError if the shim is gone.
+    Where the container names no engine, the first one that takes the module is chosen, beginning
+    with the preferred one. Raises ModuleError naming the entrypoint, EOFError if the shim is gone.
     """
-    engine = select(spec.annotations.get(ENGINE_ANNOTATION, ""))
+    candidates = _candidates(annotations.engine, preferred_engine)
     path, _ = split(spec.process.args[0])
     fd = _open(path, spec.process)
     try:
-        check_header(os.pread(fd, HEADER, 0))
+        check_header(os.pread(fd, HEADER, 0), text=path.endswith(".wat"))
         module, digest = snapshot(fd)
     except ModuleError as error:
         raise ModuleError(f"{path}: {error}") from None
     finally:
         os.close(fd)
+    refusals: dict[str, str] = {}
+    cache = ArtifactCache(cache_directory)
+    pages = annotations.memory_pages
+    limit = f" memory {pages}" if pages else ""
     try:
-        artifact = ArtifactCache(cache_directory).load(key(digest, engine.fingerprint()))
-        if artifact is None:
-            artifact = _ask(channel, path, control.Compile(engine.name, digest), module)
+        for engine in candidates:
+            name = key(digest, engine.fingerprint() + limit)
+            found = cache.load(name)
+            if found is None:
+                found = _ask(channel, control.Compile(engine.name, name, pages), module)
+            if isinstance(found, Artifact):
+                reason = _reason(annotations.engine, preferred_engine, engine, refusals)
+                return Compiled(path, engine, found, reason)
+            refusals[engine.name] = found.reason
     finally:
         os.close(module)
-    return Compiled(path, engine, artifact)
+    reasons = set(refusals.values())
+    told = reasons.pop() if len(reasons) == 1 else f"no engine takes it: {_listed(refusals)}"
+    raise ModuleError(f"{path}: {told}")
 
 
-def _ask(channel: socket.socket, path: str, request: control.Compile, module: int) -> Artifact:
+def _candidates(demanded: str, preferred: str) -> list[Engine]:
+    if demanded:
+        return [select(demanded)]
+    return sorted(engines(), key=lambda engine: engine.name != preferred)
+
+
+def _listed(refusals: Mapping[str, str]) -> str:
+    return "; ".join(f"{engine}: {reason}" for engine, reason in refusals.items())
+
+
+def _reason(demanded: str, preferred: str, engine: Engine, refusals: Mapping[str, str]) -> str:
+    if refusals:
+        return f"refused by {_listed(refusals)}"
+    if demanded:
+        return "the container's annotation"
+    if engine.name == preferred:
+        return "the node's configuration"
+    return "preferred" if len(engines()) > 1 else "the only one here"
+
+
+def _ask(channel: socket.socket, request: control.Compile, module: int) -> Artifact | Refusal:
     control.send(channel, request, [module])
     answer, fds = control.receive(channel)
     if isinstance(answer, control.Refused):
-        raise ModuleError(f"{path}: {answer.reason}")
+        return Refusal(answer.reason)
     if not isinstance(answer, control.Compiled):
         raise EOFError
-    return Artifact(fds[0], answer.length)
+    return Artifact(fds[0], answer.length, answer.name)
 
 
 def _open(path: str, process: Process) -> int:
     error: OSError | None = None
-    for candidate in _candidates(path, process):
+    for candidate in _places(path, process):
         try:
             # O_NONBLOCK: a FIFO in the entrypoint's place must not hold the guest up.
             fd = os.open(candidate, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -100,7 +149,7 @@ def _open(path: str, process: Process) -> int:
     raise ModuleError(f"entrypoint {path!r}: {reason}")
 
 
-def _candidates(path: str, process: Process) -> Sequence[str]:
+def _places(path: str, process: Process) -> Sequence[str]:
     """Where execvp(3) would look, and the working directory and `/`, as images expect."""
     if "/" in path:
         return [os.path.join(process.cwd, path)]

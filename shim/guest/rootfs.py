@@ -7,19 +7,12 @@ be left there.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from oci.runtime import Mount, Spec
+from shim.guest.annotations import KERNEL_FILESYSTEMS
 from shim.guest.control import Mount as RootfsMount
 from shim.linux import mounts
-
-KERNEL_FILESYSTEMS = frozenset(
-    ("proc", "sysfs", "cgroup", "cgroup2", "mqueue", "devpts", "debugfs", "securityfs", "tracefs")
-)
-"""Not mounted for a wasm guest:
-
-nothing in WASI needs them, and they are what escapes are made of.
-"""
 
 
 def isolate() -> None:
@@ -27,12 +20,16 @@ def isolate() -> None:
     mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
 
 
-def build(bundle: str, spec: Spec, rootfs_mounts: Iterable[RootfsMount]) -> list[Mount]:
+def build(
+    bundle: str,
+    spec: Spec,
+    rootfs_mounts: Iterable[RootfsMount],
+    kernel_filesystems: Collection[str] = (),
+) -> list[Mount]:
     """Mount everything and make the rootfs this process's root.
 
-    Returns the spec's mounts that the guest sees.
-
-    Raises OSError naming the mount that failed.
+    Of the kernel's filesystems only those of the types given are mounted. Returns the spec's mounts
+    that the guest sees. Raises OSError naming the mount that failed.
     """
     path = os.path.join(bundle, spec.root.path)
     for mount in rootfs_mounts:
@@ -47,7 +44,8 @@ def build(bundle: str, spec: Spec, rootfs_mounts: Iterable[RootfsMount]) -> list
     # pivot_root wants a mount point, also where the bundle brings a plain directory.
     mounts.mount(path, path, None, mounts.MS_BIND | mounts.MS_REC)
     root = _open(path)
-    visible = [mount for mount in spec.mounts if mount.type not in KERNEL_FILESYSTEMS]
+    hidden = KERNEL_FILESYSTEMS.difference(kernel_filesystems)
+    visible = [mount for mount in spec.mounts if mount.type not in hidden]
     for entry in visible:
         mounts.mount_at(
             root,

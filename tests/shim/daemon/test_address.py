@@ -16,6 +16,7 @@ def invocation(id: str = "x", **more: object) -> Invocation:
         ttrpc_address="",
         max_version=0,
         state_directory="",
+        config="",
         stdin=b"",
         id=id,
         namespace="n",

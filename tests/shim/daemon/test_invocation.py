@@ -9,7 +9,7 @@ from shim.daemon.invocation import Invocation, UsageError
 def receive(*arguments: str, stdin: bytes = b"", max_version: bytes = b"") -> Invocation:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        fields = [b"/bundle", b"/run/c.ttrpc", max_version, b"", b"%d" % len(arguments)]
+        fields = [b"/bundle", b"/run/c.ttrpc", max_version, b"", b"", b"%d" % len(arguments)]
         ours.sendall(b"\0".join([*fields, *(a.encode() for a in arguments), stdin]))
         ours.shutdown(socket.SHUT_WR)
         return Invocation.receive(theirs)

@@ -1,132 +1,31 @@
 """The Task API of a real shim with real guests, spoken to directly; no containerd is involved."""
 
 import asyncio
-import json
 import os
-import shutil
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
 
 from proto import task_v2_pb2 as api
 from proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
-from proto.mount_pb2 import Mount
 from proto.task_pb2 import Status
 from shim.engines import engines
-from shim.ttrpc import Client, Code, RpcError
-from tests.guests.build import build
-from tests.shim.launching import launch, zygotes
+from shim.ttrpc import Code
+from tests.shim.launching import zygotes
+from tests.shim.task_api import Shim, call, end, refused, status
 
 GUESTS = ("hello", "exit3", "spin", "sleep", "idle", "cat")
-M = TypeVar("M", bound=Message)
-
-
-class Shim:
-    """A started shim, and calls to it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.env = {
-            "PYWASM_RUN": str(directory / "run"),
-            "PYWASM_STATE": str(directory / "state"),
-            "TTRPC_ADDRESS": str(directory / "nobody"),
-        }
-        self.rootfs = directory / "rootfs"
-        self.rootfs.mkdir(mode=0o755)
-        for name in GUESTS:
-            shutil.copy(build(name), self.rootfs / f"{name}.wasm")
-        self.clients: list[Client] = []
-        self.wrapper: list[str] = []
-
-    def bundle(self, id: str, *args: str, **spec: Any) -> Path:
-        bundle = self.directory / id
-        (bundle / "rootfs").mkdir(parents=True)
-        document = {
-            "ociVersion": "1.1.0",
-            "process": {"args": list(args), "cwd": "/"},
-            "root": {"path": "rootfs"},
-            "linux": {"namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}]},
-        }
-        (bundle / "config.json").write_text(json.dumps(document | spec))
-        return bundle
-
-    def launch(
-        self, id: str, action: str, stdin: bytes = b""
-    ) -> subprocess.CompletedProcess[bytes]:
-        return launch(
-            ["-namespace", "n", "-id", id, action],
-            self.env,
-            cwd=self.directory / id,
-            stdin=stdin,
-            wrapper=self.wrapper,
-        )
-
-    async def start(self, id: str) -> Client:
-        done = self.launch(id, "start")
-        assert done.returncode == 0, done.stderr
-        client = await Client.connect(done.stdout.decode().removeprefix("unix://"))
-        self.clients.append(client)
-        return client
-
-    def create_request(self, id: str, **more: Any) -> api.CreateTaskRequest:
-        rootfs = [Mount(type="bind", source=str(self.rootfs), options=["rbind", "rw"])]
-        return api.CreateTaskRequest(id=id, bundle=str(self.directory / id), rootfs=rootfs, **more)
-
-    async def create(self, id: str, *args: str, **spec: Any) -> Client:
-        self.bundle(id, *args, **spec)
-        client = await self.start(id)
-        await call(client, "Create", self.create_request(id), api.CreateTaskResponse)
-        return client
-
-
-async def call(
-    client: Client, method: str, request: Message, response: type[M], version: int = 2
-) -> M:
-    return await client.call(
-        f"containerd.task.v{version}.Task", method, request, response, timeout=20
-    )
-
-
-async def refused(client: Client, method: str, request: Message) -> tuple[Code, str]:
-    with pytest.raises(RpcError) as caught:
-        await call(client, method, request, Empty)
-    return caught.value.code, caught.value.message
-
-
-async def status(client: Client, id: str) -> Status:
-    return (await call(client, "State", api.StateRequest(id=id), api.StateResponse)).status
-
-
-async def end(client: Client, id: str) -> None:
-    await call(client, "Shutdown", api.ShutdownRequest(id=id), Empty)
 
 
 @pytest.fixture
 async def shim(tmp_path: Path) -> AsyncIterator[Shim]:
-    started = Shim(tmp_path)
+    started = Shim(tmp_path, GUESTS)
     yield started
-    for client in started.clients:
-        for bundle in tmp_path.glob("*/config.json"):
-            id = bundle.parent.name
-            for method, request in (
-                ("Kill", api.KillRequest(id=id, signal=signal.SIGKILL)),
-                ("Wait", api.WaitRequest(id=id)),
-                ("Delete", api.DeleteRequest(id=id)),
-                ("Shutdown", api.ShutdownRequest(id=id)),
-            ):
-                try:
-                    await call(client, method, request, Empty)
-                except RpcError:
-                    pass  # it is as far as that already
-        await client.close()
-    for pid in zygotes(tmp_path / "run"):
-        os.kill(pid, signal.SIGKILL)
+    await started.close()
 
 
 async def test_a_whole_life(shim: Shim) -> None:
@@ -443,8 +342,7 @@ async def test_bootstrap_parameters_are_answered_with_a_result(shim: Shim) -> No
     result = BootstrapResult.FromString(done.stdout)
     assert (result.version, result.protocol) == (3, "ttrpc")
     assert result.address.startswith(f"unix://{shim.directory}/sd/")
-    client = await Client.connect(result.address.removeprefix("unix://"))
-    shim.clients.append(client)
+    client = await shim.connect("x", result.address)
     created = await call(
         client, "Create", shim.create_request("x"), api.CreateTaskResponse, version=3
     )

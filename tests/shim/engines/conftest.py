@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 import pytest
 
 from shim import engines
-from shim.engines.base import Engine, Grants, ModuleError, Preopen
+from shim.engines.base import Engine, Grants, Module, ModuleError, Preopen
 
 _artifacts: dict[tuple[str, bytes], bytes] = {}
 
@@ -87,32 +87,44 @@ class Runner:
         readonly: bool = False,
         stdin: bytes = b"",
         function: str = "_start",
-        cwd: bytes = b"/",
+        cwd: str = "/",
         memory: int | None = None,
+        name: str = "",
+        load: Callable[[], Module] | None = None,
+        before: Callable[[], object] = lambda: None,
     ) -> Result:
         """Run to the end.
 
-        `directory` is the one preopen, under its own name; `memory` a limit on address space.
+        `directory` is the one preopen, under `name` or its own; `memory` a limit on address space.
+        `before` runs in the process of the guest.
         """
         code = artifact(self.engine, wasm.read_bytes() if isinstance(wasm, Path) else wasm)
 
         def run() -> NoReturn:
             if memory is not None:
                 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+            before()
             preopens = []
             if directory is not None:
                 fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-                preopens.append(Preopen(str(directory), fd, readonly))
-            module = self.engine.load(code)
+                preopens.append(Preopen(name or str(directory), fd, readonly))
+            module = load() if load else self.engine.load(code)
             module.check(function)
             assert os.listdir("/proc/self/task") == [str(os.getpid())]
-            module.run(Grants([b"guest", *map(os.fsencode, args)], env, preopens, cwd), function)
+            start = None
+            if cwd != "/":
+                start = Preopen(cwd, os.open(cwd, os.O_PATH | os.O_DIRECTORY))
+            grants = Grants([b"guest", *map(os.fsencode, args)], env, preopens, start)
+            module.run(grants, function)
 
         return _in_child(run, stdin)
 
 
 # By name: pytest's faulthandler has to be in place before the engines' handlers are.
-@pytest.fixture(params=[name for name in ("wasmer", "wasmtime") if importlib.util.find_spec(name)])
+ENGINES = [name for name in ("wasmer", "wasmtime") if importlib.util.find_spec(name)]
+
+
+@pytest.fixture(params=ENGINES)
 def run(request: pytest.FixtureRequest) -> Runner:
     """A runner for each engine there is."""
     return Runner(engines.select(request.param))

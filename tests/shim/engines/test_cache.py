@@ -12,6 +12,7 @@ import pytest
 from shim.engines.cache import (
     Artifact,
     ArtifactCache,
+    Refusal,
     key,
     open_directory,
     read_artifact,
@@ -50,6 +51,7 @@ def loaded(cache: ArtifactCache, key: bytes = KEY) -> bytes | None:
     artifact = cache.load(key)
     if artifact is None:
         return None
+    assert isinstance(artifact, Artifact)
     try:
         return artifact.read()
     finally:
@@ -86,11 +88,12 @@ def test_store_and_load(
     write_artifact(draft, KEY, code)
     stored = cache.store(KEY, draft)
     assert stored.read() == code
+    assert stored.name == KEY.hex()
     assert fcntl.fcntl(stored.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
     stored.close()
     assert loaded(cache) == code
     assert os.listdir(directory) == [KEY.hex()]
-    assert os.stat(KEY.hex(), dir_fd=directory).st_mode & 0o777 == 0o600
+    assert os.stat(KEY.hex(), dir_fd=directory).st_mode & 0o777 == 0o444
     assert loaded(cache, key(b"\2" * 32, "")) is None
     assert reports == []
 
@@ -98,9 +101,12 @@ def test_store_and_load(
 def test_an_artifact_from_elsewhere_is_copied(cache: ArtifactCache, directory: int) -> None:
     memfd = os.memfd_create("artifact")
     write_artifact(memfd, KEY, CODE)
-    cache.store(KEY, memfd).close()
+    stored = cache.store(KEY, memfd)
+    assert stored.name == KEY.hex()
+    stored.close()
     assert loaded(cache) == CODE
     assert os.listdir(directory) == [KEY.hex()]
+    assert os.stat(KEY.hex(), dir_fd=directory).st_mode & 0o777 == 0o444
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(memfd)
 
@@ -140,6 +146,94 @@ def test_read_artifact_takes_only_what_was_made_for_the_key() -> None:
             read_artifact(fd, KEY)
     finally:
         os.close(fd)
+
+
+UNPRIVILEGED = """
+import os, sys
+state, name = sys.argv[1:]
+fd = os.open(state + "/artifacts", os.O_RDONLY | os.O_DIRECTORY)
+os.fchdir(fd)
+os.close(fd)
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+with open(name, "rb") as file:
+    sys.stdout.buffer.write(file.read()[:10])
+for forbidden in (
+    lambda: os.listdir("."),
+    lambda: os.open(name, os.O_RDWR),
+    lambda: os.open("other", os.O_CREAT | os.O_WRONLY),
+    lambda: os.unlink(name),
+    lambda: os.chdir(state + "/artifacts"),
+    lambda: os.listdir(state),
+):
+    try:
+        forbidden()
+    except PermissionError:
+        continue
+    sys.exit("allowed")
+"""
+
+
+def test_by_name_for_who_is_there_and_nobody_else(
+    cache: ArtifactCache, directory: int, tmp_path: Path
+) -> None:
+    keep(cache)
+    code = [sys.executable, "-c", UNPRIVILEGED, str(tmp_path / "state"), KEY.hex()]
+    assert subprocess.run(code, stdout=subprocess.PIPE, check=True).stdout == CODE[:10]
+
+
+def test_older_modes_are_put_right(cache: ArtifactCache, directory: int, tmp_path: Path) -> None:
+    keep(cache)
+    path = tmp_path / "state" / "artifacts"
+    path.chmod(0o700)
+    (path / KEY.hex()).chmod(0o600)
+    os.close(open_directory(str(path)))
+    assert path.stat().st_mode & 0o777 == 0o711
+    assert loaded(cache) == CODE
+    assert (path / KEY.hex()).stat().st_mode & 0o777 == 0o444
+
+
+def test_refusal(cache: ArtifactCache, directory: int, reports: list[str]) -> None:
+    cache.refuse(KEY, "invalid wasm module: ö")
+    assert cache.load(KEY) == Refusal("invalid wasm module: ö")
+    age(directory)
+    assert cache.load(KEY) == Refusal("invalid wasm module: ö")
+    assert cache.load(key(b"\2" * 32, "")) is None
+    assert reports == []
+    damage(directory, 0, b"v")
+    assert cache.load(KEY) is None
+    assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("reason", ["", "x" * 5000, "x" + "ö" * 5000])
+def test_a_reason_of_any_length(cache: ArtifactCache, directory: int, reason: str) -> None:
+    cache.refuse(KEY, reason)
+    refusal = cache.load(KEY)
+    assert isinstance(refusal, Refusal)
+    assert reason.startswith(refusal.reason)
+    assert len(refusal.reason.encode()) >= min(len(reason), 2047)
+    assert os.stat(KEY.hex(), dir_fd=directory).st_size <= 2048 + 88
+
+
+def test_a_refusal_is_no_artifact(cache: ArtifactCache, directory: int) -> None:
+    cache.refuse(KEY, "no")
+    fd = os.open(KEY.hex(), os.O_RDONLY, dir_fd=directory)
+    with pytest.raises(ValueError, match="not an artifact"):
+        read_artifact(fd, KEY)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_an_artifact_outdoes_a_refusal(cache: ArtifactCache, directory: int, on_disk: bool) -> None:
+    cache.refuse(KEY, "no")
+    fd = cache.draft() if on_disk else os.memfd_create("artifact")
+    write_artifact(fd, KEY, CODE)
+    cache.store(KEY, fd).close()
+    assert loaded(cache) == CODE
+    cache.refuse(KEY, "no")
+    assert loaded(cache) == CODE
+    assert os.listdir(directory) == [KEY.hex()]
 
 
 def test_store_refuses_what_is_no_artifact(cache: ArtifactCache, directory: int) -> None:
@@ -298,7 +392,7 @@ def test_use_is_noted_at_most_once_an_hour(cache: ArtifactCache, directory: int)
         os.utime(KEY.hex(), ns=(time.time_ns() - ago * 10**9, verified), dir_fd=directory)
         before = os.stat(KEY.hex(), dir_fd=directory).st_atime_ns
         artifact = cache.load(KEY)
-        assert artifact is not None
+        assert isinstance(artifact, Artifact)
         noted.append(os.stat(KEY.hex(), dir_fd=directory).st_atime_ns != before)
         artifact.close()
     assert noted == [False, True]
@@ -319,6 +413,7 @@ def test_larger_than_the_cache(directory: int, reports: list[str]) -> None:
     write_artifact(draft, other, CODE * 3)
     artifact = small.store(other, draft)
     assert artifact.read() == CODE * 3
+    assert artifact.name == ""
     artifact.close()
     assert os.listdir(directory) == [KEY.hex()]
     assert "larger than" in reports[0]
@@ -361,8 +456,8 @@ def test_disk_full(full: int, reports: list[str]) -> None:
 
 def test_directory_is_private(tmp_path: Path) -> None:
     os.close(open_directory(str(tmp_path / "a" / "b")))
-    for name in ("a", "a/b"):
-        assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o711
     os.close(open_directory(str(tmp_path / "a" / "b")))
 
 
@@ -381,6 +476,15 @@ def test_directory_of_others(tmp_path: Path, where: str) -> None:
         assert caught.value.filename == str(tmp_path / where)
         change(tmp_path / where, *good)
     os.close(open_directory(path))
+
+
+def test_the_directory_above_is_closed(tmp_path: Path) -> None:
+    path = str(tmp_path / "a" / "b")
+    os.close(open_directory(path))
+    (tmp_path / "a").chmod(0o711)
+    with pytest.raises(PermissionError, match="others may enter") as caught:
+        open_directory(path)
+    assert caught.value.filename == str(tmp_path / "a")
 
 
 @pytest.mark.parametrize("where", ["a", "a/b"])

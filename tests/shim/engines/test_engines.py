@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shim import engines
-from shim.engines.base import ModuleError
+from shim.engines.base import Module, ModuleError, check_header
 from tests.guests.assemble import (
     CALL,
     DROP,
@@ -23,7 +23,7 @@ from tests.guests.assemble import (
 )
 from tests.guests.build import build
 
-from .conftest import Runner
+from .conftest import Runner, artifact
 
 WASI = "wasi_snapshot_preview1"
 EXIT = Import(WASI, "proc_exit", Type((I32,)))
@@ -50,8 +50,8 @@ def test_arguments_and_environment(run: Runner) -> None:
 
 
 def test_the_working_directory_is_told_by_pwd(run: Runner) -> None:
-    assert run(build("args_env"), cwd=b"/srv").stdout.endswith(b"env: PWD=/srv\n")
-    result = run(build("args_env"), env=[b"PWD=/x"], cwd=b"/srv")
+    assert run(build("args_env"), cwd="/srv").stdout.endswith(b"env: PWD=/srv\n")
+    result = run(build("args_env"), env=[b"PWD=/x"], cwd="/srv")
     assert result.stdout.endswith(b"guest\nenv: PWD=/x\n")
 
 
@@ -202,10 +202,56 @@ def refusal(run: Runner, wasm: bytes, function: str = "_start") -> str:
 def test_what_is_no_module(run: Runner) -> None:
     assert refusal(run, b"") == "not a wasm module: the file is empty"
     assert "begins with b'#!/b'" in refusal(run, b"#!/bin/sh\necho hello\n")
-    assert "begins with b'(mod'" in refusal(run, b'(module (func (export "_start")))')
+    assert "begins with b'PK" in refusal(run, b"PK\3\4 and so on")
     assert "truncated" in refusal(run, HEADER[:6])
     assert "component" in refusal(run, b"\0asm\x0d\0\1\0")
     assert "version 2" in refusal(run, b"\0asm\2\0\0\0")
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b" \n\t", b";; a comment\n", b"(; one (; more ;) ;)", b"\n" * 9]
+)
+def test_text(run: Runner, before: bytes) -> None:
+    wat = b"""(module
+      (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+      (func (export "_start") i32.const 7 call $exit))"""
+    assert run(before + wat)[:3] == (7, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("wat", "reason"),
+    [
+        (b"(module\n  (func\n    foo))", "3:5: unknown operator or unexpected token"),
+        (b"(module (func call $x))", "1:20: unknown func: failed to find name `$x`"),
+        (b"(module", "1:8: expected `)`"),
+        (b"(module (func) \xff)", "input was not valid utf-8"),
+    ],
+)
+def test_mistakes_in_text(run: Runner, wat: bytes, reason: str) -> None:
+    assert refusal(run, wat) == f"invalid wasm text: {reason}"
+
+
+def test_shared_memory(run: Runner) -> None:
+    wasm = b'(module (memory (export "memory") 1 2 shared) (func (export "_start")))'
+    assert "shared memor" in refusal(run, wasm)
+
+
+def test_text_of_something_else(run: Runner) -> None:
+    assert "component" in refusal(run, b"(component)")
+    assert "begins with b'abcd'" in refusal(run, b'(module binary "abcd")')
+    assert refusal(run, b'(module (func (export "_start") (result i32)))').startswith(
+        "invalid wasm module: "
+    )
+
+
+def test_headers() -> None:
+    for head in (b"(module ", b"(;", b";; licen", b"  \r\n\t  ", HEADER):
+        check_header(head, text=True)
+    for head in (b"", b"#!/bin/s", b"\0asm\2\0\0\0", HEADER[:6], b"\xef\xbb\xbf(mod"):
+        with pytest.raises(ModuleError):
+            check_header(head, text=True)
+    with pytest.raises(ModuleError, match="begins with"):
+        check_header(b"(module ")
 
 
 def test_every_truncation(run: Runner) -> None:
@@ -252,6 +298,28 @@ def test_what_is_no_artifact(run: Runner) -> None:
             run.engine.load(data)
 
 
+def test_an_artifact_in_a_file(run: Runner, tmp_path: Path) -> None:
+    """As the cache keeps them: something else follows, and the guest only knows a name."""
+    file = tmp_path / "artifact"
+    file.write_bytes(artifact(run.engine, build("hello").read_bytes()) + os.urandom(88))
+
+    def load() -> Module:
+        os.chdir(tmp_path)
+        module = run.engine.load_file("artifact")
+        os.chdir("/")
+        mapped = str(file) in Path("/proc/self/maps").read_text()
+        assert mapped == run.engine.maps
+        return module
+
+    assert run(build("hello"), load=load)[:3] == (0, b"hello from pywasm\n", b"")
+
+
+def test_what_is_no_file_of_an_artifact(run: Runner, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none", build("hello")):
+        with pytest.raises(ModuleError, match=r"^unusable artifact: "):
+            run.engine.load_file(str(path))
+
+
 def test_fingerprints_tell_engines_apart(run: Runner) -> None:
     fingerprint = run.engine.fingerprint()
     assert fingerprint.startswith(f"{run.engine.name} {run.engine.version} ")
@@ -266,6 +334,14 @@ def test_selecting() -> None:
         assert engines.select(engine.name) is engine
     with pytest.raises(ModuleError, match=r"no engine 'v8' here; there is: .*wasmtime"):
         engines.select("v8")
+
+
+def test_candidates() -> None:
+    assert engines.candidates() == engines.engines()
+    for engine in engines.engines():
+        assert engines.candidates(engine.name) == [engine]
+    with pytest.raises(ModuleError, match="no engine 'v8' here"):
+        engines.candidates("v8")
 
 
 def test_preloading_starts_no_thread() -> None:

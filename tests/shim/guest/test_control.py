@@ -10,9 +10,10 @@ from shim.guest import control
     [
         control.Prepare([control.Mount("overlay", "overlay", "", ["lowerdir=/a:/b", "ro"])]),
         control.Compile("wasmer", b"\0" * 32),
-        control.Compiled(4096),
+        control.Compile("wasmer", b"\0" * 32, memory_pages=16),
+        control.Compiled(4096, "00ff"),
         control.Refused("not wasm"),
-        control.Ready(),
+        control.Ready("wasmer", "preferred"),
         control.Failed("no", True),
         control.Start(),
     ],
@@ -28,7 +29,7 @@ def test_descriptors_travel_along_and_are_not_inherited() -> None:
     ours, theirs = control.pair()
     with ours, theirs:
         reader, writer = os.pipe()
-        control.send(ours, control.Compiled(1), [reader, writer])
+        control.send(ours, control.Compiled(1, ""), [reader, writer])
         _, fds = control.receive(theirs)
         os.write(fds[1], b"x")
         assert os.read(reader, 1) == b"x"

@@ -1,0 +1,43 @@
+"""The node's own settings, `/etc/pywasm/config.toml`. Runs in: shim.
+
+A node without the file has the defaults. One with a mistake in it starts no container before that
+is mended: what an administrator wrote down must not be ignored.
+"""
+
+from typing import Final
+
+import msgspec
+
+from shim.engines import select
+from shim.engines.base import ModuleError
+
+_LIMIT: Final = 1 << 20  # bytes
+
+
+class ConfigError(Exception):
+    """The file cannot be used; the message names it and the culprit in one line."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may be in the file."""
+
+    engine: str = ""
+    """The engine that is tried first for containers that name none."""
+
+
+def read(path: str) -> Config:
+    """Return the settings of the node. Raises ConfigError."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_LIMIT)
+    except FileNotFoundError:
+        return Config()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    try:
+        config = msgspec.toml.decode(text, type=Config)
+        if config.engine:
+            select(config.engine)
+    except (msgspec.DecodeError, ModuleError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return config

@@ -1,0 +1,81 @@
+"""How far a module's memory may grow, written into the module. Runs in: compiler.
+
+The engines offer no way that they share to limit the memory of a compiled module, but both obey the
+module's own maximum. The section of memories, and the type of each (WebAssembly binary format,
+5.5.8 and 5.3.8); all numbers are LEB128:
+
+    | u8 5 | length | count | type ... |
+    | flags: 1 has maximum, 2 shared, 4 of 64 bits | minimum [| maximum] |
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shim.engines.base import HEADER, ModuleError
+
+_MEMORY_SECTION: Final = 5
+_HAS_MAXIMUM: Final = 1
+_KNOWN_FLAGS: Final = 0b111  # with a page size of its own a page is not 64 KiB
+
+
+def limit_memory(wasm: bytes, pages: int) -> bytes:
+    """Return the binary module with no memory's maximum above `pages` pages of 64 KiB.
+
+    Raises ModuleError where a memory begins with more, and where the sections cannot be followed:
+    what is not understood here must not be left without a limit.
+    """
+    parts = [wasm[:HEADER]]
+    position = HEADER
+    while position < len(wasm):
+        start = position
+        section = wasm[position]
+        length, position = _number(wasm, position + 1)
+        end = position + length
+        if end > len(wasm):
+            raise ModuleError("truncated wasm module: a section ends beyond it")
+        if section == _MEMORY_SECTION:
+            content = _limit_types(wasm[position:end], pages)
+            parts += [bytes([section]), _leb128(len(content)), content]
+        else:
+            parts.append(wasm[start:end])
+        position = end
+    return b"".join(parts)
+
+
+def _limit_types(content: bytes, pages: int) -> bytes:
+    count, position = _number(content, 0)
+    limited = _leb128(count)
+    for _ in range(count):
+        flags, position = _number(content, position)
+        if flags & ~_KNOWN_FLAGS:
+            raise ModuleError("invalid wasm module: a memory of a kind that cannot be limited")
+        minimum, position = _number(content, position)
+        maximum = pages
+        if flags & _HAS_MAXIMUM:
+            own, position = _number(content, position)
+            maximum = min(own, pages)
+        if minimum > pages:
+            raise ModuleError(f"its memory begins with {minimum} pages, and {pages} are allowed")
+        limited += _leb128(flags | _HAS_MAXIMUM) + _leb128(minimum) + _leb128(maximum)
+    if position != len(content):
+        raise ModuleError("invalid wasm module: its memory section has a wrong length")
+    return limited
+
+
+def _number(data: bytes, position: int) -> tuple[int, int]:
+    """Return the LEB128 number at `position`, and where it ends."""
+    value = 0
+    for index, byte in enumerate(data[position : position + 10]):
+        value |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return value, position + index + 1
+    raise ModuleError("invalid wasm module: a number without an end")
+
+
+def _leb128(value: int) -> bytes:
+    encoded = b""
+    while value > 0x7F:
+        encoded += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return encoded + bytes([value])

@@ -1,0 +1,103 @@
+"""Our WASI under wasmtime (library; called in the guest).
+
+A `Func` of wasmtime-py's costs 15 microseconds a call, most of it for values that it makes and
+unmakes. So our functions are given to wasmtime's C API as they are, as "unchecked" callbacks: one
+gets the address of an array of 16-byte slots on the stack, takes its parameters from there and
+leaves its result in the first slot. The linker knows the types and has checked them before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+import wasmtime
+from wasmtime import _ffi as ffi
+
+from shim.engines.base import internal_error, trapped
+from shim.wasi.abi import Bound
+
+# wasm_trap_t *(*)(void *data, wasmtime_caller_t *caller, wasmtime_val_raw_t *slots, size_t count):
+# a callee may take fewer parameters than it is given, and ctypes spends time on each.
+_Callback: Final = ctypes.CFUNCTYPE(
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t
+)
+_SLOTS: Final = {"i32": "i12x", "i64": "q8x"}
+_NO_FINALIZER: Final = ctypes.cast(0, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
+_STACK: Final = 64 << 20  # bytes around the first slots seen; a guest's stack has half of one
+
+
+def _entry(bound: Bound) -> Callable[[int, int, int], None]:
+    """Return what wasmtime calls for `bound`.
+
+    No exception may leave it: ctypes would print and then forget it. Nor is a trap returned: there
+    is nobody who could handle it.
+    """
+    unpack = struct.Struct("<" + "".join(_SLOTS[kind] for kind in bound.params)).unpack_from
+    pack = struct.Struct("<i").pack_into if bound.results else None
+    call = bound.call
+    # A window onto the stack: a view made anew for each call would cost as much as the call.
+    stack: memoryview | None = None
+    start = 0
+
+    def entry(_data: int, _caller: int, slots: int) -> None:
+        nonlocal stack, start
+        try:
+            if stack is None:
+                start = slots - _STACK // 2
+                stack = memoryview((ctypes.c_char * _STACK).from_address(start)).cast("B")
+            at = slots - start
+            result = call(*unpack(stack, at))
+            if pack is not None:
+                pack(stack, at, result)
+        except BaseException as error:
+            trapped(internal_error(error))
+
+    return entry
+
+
+class HostFunctions:
+    """Host functions in a linker. Made before the fork; keep it as long as the linker."""
+
+    def __init__(self, linker: wasmtime.Linker) -> None:
+        self._linker = linker
+        self._callbacks: list[Any] = []  # of which native code has nothing but the addresses
+
+    def define(self, module: str, name: str, bound: Bound) -> None:
+        """Enter a function, maybe in the place of another one."""
+        callback = _Callback(_entry(bound))
+        self._callbacks.append(callback)
+        types = {"i32": wasmtime.ValType.i32(), "i64": wasmtime.ValType.i64()}
+        kind = wasmtime.FuncType(
+            [types[param] for param in bound.params], [types[result] for result in bound.results]
+        )
+        error = ffi.wasmtime_linker_define_func_unchecked(
+            self._linker.ptr(),
+            *_text(module),
+            *_text(name),
+            kind.ptr(),
+            ctypes.cast(callback, ffi.wasmtime_func_unchecked_callback_t),
+            None,
+            _NO_FINALIZER,
+        )
+        if error:
+            raise wasmtime.WasmtimeError._from_ptr(error)
+
+
+def _text(text: str) -> tuple[Any, int]:
+    data = text.encode()
+    return ctypes.create_string_buffer(data), len(data)
+
+
+def window(store: wasmtime.Store, memory: wasmtime.Memory) -> memoryview:
+    """Return a view of all of a memory, as long as it is now.
+
+    The memory must not move when it grows: `Config.memory_may_move`.
+    """
+    size = memory.data_len(store)
+    if size == 0:
+        return memoryview(bytearray())
+    address = ctypes.addressof(memory.data_ptr(store).contents)
+    return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")

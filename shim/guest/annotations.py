@@ -1,0 +1,183 @@
+"""What a container asks of this runtime beyond the spec: its `dev.pywasm.*` annotations.
+
+Runs in: shim and guest. `docs/annotations.md` is the table for users.
+
+An annotation that is not understood is refused, not ignored: some of them take rights away.
+"""
+
+import re
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from oci.runtime import SpecError
+
+PREFIX: Final = "dev.pywasm."
+MAX_PAGES: Final = 65536  # of 64 KiB each: what 32 bits can address
+
+KERNEL_FILESYSTEMS: Final = frozenset(
+    ("proc", "sysfs", "cgroup", "cgroup2", "mqueue", "devpts", "debugfs", "securityfs", "tracefs")
+)
+"""Types of mounts that a wasm guest is given only if it asks for them.
+
+Nothing in WASI needs them, and they are what escapes are made of.
+"""
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_LISTEN: Final = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[0-9.]+):(\d{1,5})(\?nonblock)?")
+_LISTEN_FORM: Final = "tcp://ADDRESS:PORT or tcp://ADDRESS:PORT?nonblock with a numeric address"
+
+
+class Listen(NamedTuple):
+    """An address to listen on; `family` is an AF_ of `socket`, `host` is numeric."""
+
+    family: int
+    host: str
+    port: int
+    blocking: bool = True
+    """Whether `sock_accept` waits. Some runtimes (Go's) poll, and hang in a call that waits."""
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if self.family == socket.AF_INET6 else self.host
+        return f"tcp://{host}:{self.port}"
+
+
+class ExtraPreopen(NamedTuple):
+    """A directory of the container, by the name under which the guest is to find it."""
+
+    name: str
+    path: str
+    readonly: bool
+
+
+class Annotations(NamedTuple):
+    """The annotations of one container; `read` makes them."""
+
+    engine: str = ""
+    """Its name, or empty: any engine that takes the module."""
+    listen: tuple[Listen, ...] = ()
+    memory_pages: int | None = None
+    """The most that the module's memory may grow to, in pages of 64 KiB."""
+    time_limit: float | None = None
+    """Seconds from Start after which the guest is killed."""
+    network: bool = True
+    rootfs: bool = True
+    """Whether the root directory is one of the preopens."""
+    preopens: tuple[ExtraPreopen, ...] = ()
+    kernel_filesystems: frozenset[str] = frozenset()
+    """Which of `KERNEL_FILESYSTEMS` are mounted where the spec says so."""
+
+
+class _MalformedError(Exception):
+    """What was expected instead."""
+
+
+def read(annotations: Mapping[str, str]) -> Annotations:
+    """Return what the `dev.pywasm.*` annotations of a spec ask for.
+
+    Raises SpecError naming the one that is unknown or malformed.
+    """
+    found: dict[str, Any] = {}
+    for key, value in annotations.items():
+        if not key.startswith(PREFIX):
+            continue
+        parser = _PARSERS.get(key.removeprefix(PREFIX))
+        if parser is None:
+            known = ", ".join(sorted(_PARSERS))
+            raise SpecError(f"annotations: {key}: unknown; after {PREFIX} there may be {known}")
+        field, parse = parser
+        try:
+            found[field] = parse(value.strip())
+        except _MalformedError as expected:
+            raise SpecError(f"annotations: {key}: expected {expected}, got {value!r}") from None
+    result = Annotations(**found)
+    if result.listen and not result.network:
+        raise SpecError(f"annotations: {PREFIX}listen: there is no network to listen on")
+    return result
+
+
+def _engine(value: str) -> str:
+    if value not in ("auto", "wasmer", "wasmtime"):
+        raise _MalformedError("wasmer, wasmtime or auto")
+    return "" if value == "auto" else value
+
+
+def _listen(value: str) -> tuple[Listen, ...]:
+    return tuple(_listen_address(item) for item in _items(value, _LISTEN_FORM))
+
+
+def _listen_address(item: str) -> Listen:
+    match = _LISTEN.fullmatch(item)
+    if match is None or not 0 < int(match[2]) < 1 << 16:
+        raise _MalformedError(_LISTEN_FORM)
+    host = match[1].strip("[]")
+    family = socket.AF_INET6 if match[1].startswith("[") else socket.AF_INET
+    try:
+        socket.inet_pton(family, host)
+    except OSError:
+        raise _MalformedError(_LISTEN_FORM) from None
+    return Listen(family, host, int(match[2]), blocking=match[3] is None)
+
+
+def _memory_pages(value: str) -> int:
+    if not value.isascii() or not value.isdigit() or not 0 < int(value[:9]) <= MAX_PAGES:
+        raise _MalformedError(f"a number of 64 KiB pages from 1 to {MAX_PAGES}")
+    return int(value)
+
+
+def _time_limit(value: str) -> float:
+    parts = _DURATION.findall(value)
+    if not parts or "".join(number + unit for number, unit in parts) != value:
+        raise _MalformedError("a duration such as 90s, 1m30s or 500ms")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not 0 < seconds < 1e9:
+        raise _MalformedError("a duration longer than nothing, such as 90s")
+    return seconds
+
+
+def _on(value: str) -> bool:
+    if value not in ("on", "off"):
+        raise _MalformedError("on or off")
+    return value == "on"
+
+
+def _preopens(value: str) -> tuple[ExtraPreopen, ...]:
+    found = []
+    for item in _items(value, "NAME=PATH"):
+        name, equals, path = item.partition("=")
+        path, colon, mode = path.partition(":")
+        if not (name and equals and path.startswith("/")) or "\0" in item:
+            raise _MalformedError("NAME=/PATH or NAME=/PATH:ro, separated by commas")
+        if colon and mode not in ("ro", "rw"):
+            raise _MalformedError("nothing, :ro or :rw after a path")
+        found.append(ExtraPreopen(name, path, mode == "ro"))
+    return tuple(found)
+
+
+def _kernel_filesystems(value: str) -> frozenset[str]:
+    found = frozenset(_items(value, "all, or types of filesystems"))
+    if found == {"all"}:
+        return KERNEL_FILESYSTEMS
+    if not found <= KERNEL_FILESYSTEMS:
+        raise _MalformedError(f"all, or some of {', '.join(sorted(KERNEL_FILESYSTEMS))}")
+    return found
+
+
+def _items(value: str, what: str) -> list[str]:
+    items = [item.strip() for item in value.split(",")]
+    if not all(items):
+        raise _MalformedError(f"{what}, separated by commas")
+    return items
+
+
+_PARSERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "engine": ("engine", _engine),
+    "kernel-filesystems": ("kernel_filesystems", _kernel_filesystems),
+    "listen": ("listen", _listen),
+    "memory-pages": ("memory_pages", _memory_pages),
+    "network": ("network", _on),
+    "preopens": ("preopens", _preopens),
+    "rootfs": ("rootfs", _on),
+    "time-limit": ("time_limit", _time_limit),
+}

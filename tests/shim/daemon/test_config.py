@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from shim.daemon import config
+from shim.engines import engines
+
+
+def test_a_node_without_the_file_has_the_defaults(tmp_path: Path) -> None:
+    assert config.read(str(tmp_path / "config.toml")) == config.Config(engine="")
+
+
+def test_the_engine_of_the_node(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    for engine in engines():
+        path.write_text(f'# ours\nengine = "{engine.name}"\n')
+        assert config.read(str(path)).engine == engine.name
+
+
+@pytest.mark.parametrize(
+    ("text", "culprit"),
+    [
+        (b"engine = ", "Invalid value"),
+        (b"engine = 3", "engine"),
+        (b'engine = "v8"', "v8"),
+        (b'enigne = "wasmer"', "enigne"),
+        (b'engine = "\xff"', "0xff"),
+    ],
+)
+def test_a_mistake_is_an_error_that_names_it(tmp_path: Path, text: bytes, culprit: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(text)
+    with pytest.raises(config.ConfigError) as caught:
+        config.read(str(path))
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert culprit in message
+    assert "\n" not in message
+
+
+def test_a_directory_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match="directory"):
+        config.read(str(tmp_path))

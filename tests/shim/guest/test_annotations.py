@@ -1,0 +1,120 @@
+import socket
+
+import pytest
+
+from oci.runtime import SpecError
+from shim.guest.annotations import (
+    KERNEL_FILESYSTEMS,
+    Annotations,
+    ExtraPreopen,
+    Listen,
+    read,
+)
+
+
+def one(name: str, value: str) -> Annotations:
+    return read({f"dev.pywasm.{name}": value})
+
+
+def refused(annotations: dict[str, str]) -> str:
+    with pytest.raises(SpecError) as caught:
+        read(annotations)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_those_of_others_are_not_looked_at() -> None:
+    assert read({"io.kubernetes.cri.sandbox-id": "x", "dev.pywasmer": "y"}) == Annotations()
+
+
+def test_all_at_once() -> None:
+    found = read(
+        {
+            "dev.pywasm.engine": "wasmtime",
+            "dev.pywasm.listen": "tcp://0.0.0.0:8080, tcp://[::1]:81?nonblock",
+            "dev.pywasm.memory-pages": "16",
+            "dev.pywasm.time-limit": "1m30s",
+            "dev.pywasm.preopens": "fs=/x:ro,.=/app",
+            "dev.pywasm.kernel-filesystems": "proc,sysfs",
+        }
+    )
+    assert found == Annotations(
+        engine="wasmtime",
+        listen=(Listen(socket.AF_INET, "0.0.0.0", 8080), Listen(socket.AF_INET6, "::1", 81, False)),
+        memory_pages=16,
+        time_limit=90.0,
+        preopens=(ExtraPreopen("fs", "/x", True), ExtraPreopen(".", "/app", False)),
+        kernel_filesystems=frozenset(("proc", "sysfs")),
+    )
+    assert [str(address) for address in found.listen] == ["tcp://0.0.0.0:8080", "tcp://[::1]:81"]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("500ms", 0.5), ("2h", 7200), ("1.5s", 1.5), ("1h1m1s", 3661)]
+)
+def test_durations(value: str, seconds: float) -> None:
+    assert one("time-limit", value).time_limit == seconds
+
+
+def test_automatic_is_no_engine_in_particular() -> None:
+    assert one("engine", "auto").engine == ""
+
+
+def test_network_off_and_all_kernel_filesystems() -> None:
+    assert one("network", "off").network is False
+    assert one("network", "on").network is True
+    assert one("rootfs", "off").rootfs is False
+    assert one("kernel-filesystems", "all").kernel_filesystems == KERNEL_FILESYSTEMS
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("engine", "v8"),
+        ("engine", ""),
+        ("listen", ""),
+        ("listen", "8080"),
+        ("listen", "udp://0.0.0.0:1"),
+        ("listen", "tcp://localhost:80"),
+        ("listen", "tcp://0.0.0.0:0"),
+        ("listen", "tcp://0.0.0.0:65536"),
+        ("listen", "tcp://300.0.0.1:80"),
+        ("listen", "tcp://[::zz]:80"),
+        ("listen", "tcp://0.0.0.0:80?nonblocking"),
+        ("listen", "tcp://0.0.0.0:80,"),
+        ("memory-pages", "0"),
+        ("memory-pages", "-1"),
+        ("memory-pages", "65537"),
+        ("memory-pages", "10000000000000000000000"),
+        ("memory-pages", "\u0664"),
+        ("memory-pages", "64k"),
+        ("time-limit", "30"),
+        ("time-limit", "0s"),
+        ("time-limit", "-1s"),
+        ("time-limit", "1s2"),
+        ("time-limit", ""),
+        ("network", "yes"),
+        ("preopens", "/x"),
+        ("preopens", "=/x"),
+        ("preopens", "a=x"),
+        ("preopens", "a=/x:wo"),
+        ("kernel-filesystems", "ext4"),
+        ("kernel-filesystems", ""),
+    ],
+)
+def test_a_malformed_one_is_named_with_its_value(name: str, value: str) -> None:
+    message = refused({f"dev.pywasm.{name}": value})
+    assert f"dev.pywasm.{name}: expected " in message
+    assert message.endswith(f", got {value!r}")
+
+
+def test_an_unknown_one_is_named() -> None:
+    message = refused({"dev.pywasm.enigne": "wasmer"})
+    assert "dev.pywasm.enigne: unknown" in message
+    assert "engine" in message
+
+
+def test_listening_without_a_network_is_a_contradiction() -> None:
+    message = refused({"dev.pywasm.listen": "tcp://0.0.0.0:80", "dev.pywasm.network": "off"})
+    assert "dev.pywasm.listen" in message
