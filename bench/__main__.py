@@ -1,4 +1,4 @@
-"""`scripts/bench`: start times, throughput and memory, ours beside runc's, on one containerd."""
+"""`scripts/bench`: start times, throughput, memory, beside runc's on one containerd; WASI calls."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from bench import wasi
 from bench.lab import NATIVE, WASM, Kind, containerd_with, make_image, run_command, timed
 from tests.integration.containerd import Containerd, eventually, pss
 
@@ -128,15 +129,20 @@ def print_memory(result: Mapping[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument("what", nargs="?", choices=("run", "memory"), default="run")
+    parser.add_argument("what", nargs="?", choices=("run", "memory", "wasi"), default="run")
     parser.add_argument("--pairs", type=int, default=40, help="start times: pairs (40)")
     parser.add_argument("--runs", type=int, default=60, help="throughput: runs of each (60)")
     parser.add_argument("--parallel", type=int, default=8, help="throughput: at a time (8)")
     parser.add_argument("--pods", type=int, default=20, help="memory: idle pods of each (20)")
+    parser.add_argument("--rounds", type=int, default=11, help="wasi: samples of each (11)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     options = parser.parse_args(arguments)
 
     result: dict[str, Any] = {"cpus": os.cpu_count()}
+    if options.what == "wasi":
+        result["wasi"] = wasi.measure(options.rounds)
+        print(json.dumps(result, indent=2)) if options.json else wasi.show(result["wasi"])
+        return
     with containerd_with(make_image("hello", "idle")) as daemon:
         if options.what == "memory":
             result["memory"] = measure_memory(daemon, options.pods)
