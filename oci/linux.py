@@ -105,7 +105,7 @@ class CPU(Section, frozen=True, kw_only=True):
 
 
 class Pids(Section, frozen=True, kw_only=True):
-    """The number of tasks; zero or less means no limit."""
+    """The number of tasks; less than zero means no limit."""
 
     limit: I64 | None = None
 

@@ -8,7 +8,9 @@ to do what `os.fork` does around it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import signal
 import struct
@@ -85,7 +87,8 @@ def clone(entry: Callable[[], None], flags: int = 0, *, cgroup: int | None = Non
     stderr and `EXIT_EXCEPTION`. Its buffered files are not flushed. `cgroup` is a descriptor of a
     cgroup v2 directory to be born in.
 
-    The calling process must have no other thread. Raises OSError (clone(2)).
+    The calling process must have no other thread. Where there is no clone3, and no cgroup to be
+    born in, it is done in parts. Raises OSError (clone(2)).
     """
     pidfd = ctypes.c_int(-1)
     kernel_flags = flags | _CLONE_PIDFD | _CLONE_CLEAR_SIGHAND
@@ -117,21 +120,75 @@ def clone(entry: Callable[[], None], flags: int = 0, *, cgroup: int | None = Non
         _before_fork()
         pid = _clone3(number, args, size)
         if pid == 0:
-            _run_child(entry, traps)
-        errno = ctypes.get_errno()
+            _run_child(entry, traps, _after_fork_child)
+        error = ctypes.get_errno()
         _after_fork_parent()
+        if pid < 0 and error == errno.ENOSYS and cgroup is None:
+            return _fork(entry, flags, traps)
     finally:
         _sigprocmask(signal.SIG_SETMASK, mask, None)
     if pid < 0:
-        names = [name for name, flag in _NEW.items() if flags & flag]
-        fail("clone3", "|".join(names) or None, errno)
+        fail("clone3", _names(flags) or None, error)
     return Child(pid, pidfd.value)
 
 
-def _run_child(entry: Callable[[], None], traps: Handlers) -> NoReturn:
+def _fork(entry: Callable[[], None], flags: int, traps: Handlers) -> Child:
+    """Do it in parts: where clone3 is hidden from us, as by the seccomp filters of containers.
+
+    The namespaces of a process to come are changed for all children, then changed back; the others
+    the child leaves by itself. Signals are blocked.
+    """
+    before = flags & (CLONE_NEWPID | CLONE_NEWTIME)
+    with contextlib.ExitStack() as stack:
+        if before:
+            for name, flag in (("pid", CLONE_NEWPID), ("time", CLONE_NEWTIME)):
+                if before & flag:
+                    own = os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                    stack.callback(os.close, own)
+                    stack.callback(setns, own, flag)
+            unshare(before)
+        read, write = os.pipe()
+        stack.callback(os.close, read)
+        pid = os.fork()
+        if pid == 0:
+            _run_child(lambda: _leave(entry, flags & ~before, write), traps, _forget_handlers)
+        os.close(write)
+        pidfd = os.pidfd_open(pid)
+        failure = os.read(read, 16)
+    if failure:
+        wait(pidfd)
+        os.close(pidfd)
+        fail("unshare", _names(flags), int(failure))
+    return Child(pid, pidfd)
+
+
+def _leave(entry: Callable[[], None], flags: int, report: int) -> None:
+    try:
+        if flags:
+            unshare(flags)
+    except OSError as e:
+        os.write(report, str(e.errno).encode())
+        return
+    os.close(report)
+    entry()
+
+
+def _forget_handlers() -> None:
+    for signo, action in handlers(signal.valid_signals()):
+        action.handler = None
+        restore([(signo, action)])
+
+
+def _names(flags: int) -> str:
+    return "|".join(name for name, flag in _NEW.items() if flags & flag)
+
+
+def _run_child(
+    entry: Callable[[], None], traps: Handlers, after_fork: Callable[[], None]
+) -> NoReturn:
     status = EXIT_EXCEPTION
     try:
-        _after_fork_child()
+        after_fork()
         signal.set_wakeup_fd(-1)
         restore(traps)
         _sigprocmask(signal.SIG_SETMASK, _NO_SIGNALS, None)
@@ -164,7 +221,7 @@ def setns(fd: int, nstype: int) -> None:
 def unshare(flags: int) -> None:
     """Move this process to new namespaces; PID and time ones are for its children (unshare(2))."""
     if _unshare(flags) < 0:
-        fail("unshare", "|".join(name for name, flag in _NEW.items() if flags & flag))
+        fail("unshare", _names(flags))
 
 
 def wait(pidfd: int) -> int:

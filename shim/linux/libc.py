@@ -12,10 +12,30 @@ from typing import Any, NoReturn
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-_X86_64 = {"pivot_root": 155, "capget": 125, "capset": 126}
-_AARCH64 = {"pivot_root": 41, "capget": 90, "capset": 91}
+_X86_64 = {
+    "pivot_root": 155,
+    "capget": 125,
+    "capset": 126,
+    "set_mempolicy": 238,
+    "keyctl": 250,
+    "ioprio_set": 251,
+    "sched_setattr": 314,
+    "seccomp": 317,
+}
+_AARCH64 = {
+    "pivot_root": 41,
+    "capget": 90,
+    "capset": 91,
+    "set_mempolicy": 237,
+    "keyctl": 219,
+    "ioprio_set": 30,
+    "sched_setattr": 274,
+    "seccomp": 277,
+}
 # Calls added since Linux 5.1 have the same number everywhere.
 _COMMON = {
+    "open_tree": 428,
+    "move_mount": 429,
     "clone3": 435,
     "close_range": 436,
     "openat2": 437,

@@ -12,19 +12,16 @@ import mmap
 import os
 import stat
 import struct
-from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from shim.linux.files import (
-    AT_EMPTY_PATH,
-    RESOLVE_IN_ROOT,
-    RESOLVE_NO_MAGICLINKS,
-    openat2,
-    read_small,
-)
+from oci.decoding import SpecError
+from shim.linux import copy_up
+from shim.linux.files import AT_EMPTY_PATH, RESOLVE_NO_SYMLINKS
+from shim.linux.inside import Owner, create_inside, magic, mount_id, open_inside, reopen_mounted
 from shim.linux.libc import LIBC, NUMBERS, describe, fail, system_call
+from shim.linux.procfs import is_procfs
 
 MS_RDONLY: Final = 1
 MS_NOSUID: Final = 1 << 1
@@ -133,17 +130,39 @@ _RECURSIVE: Final = {
     "rnodiratime": (_ATTR_NODIRATIME, 0),
     "rdiratime": (0, _ATTR_NODIRATIME),
     "rrelatime": (0, _ATTR_ATIME),
+    "rnorelatime": (0, 0),
     "rnoatime": (_ATTR_NOATIME, _ATTR_ATIME),
+    "ratime": (0, _ATTR_ATIME),
     "rstrictatime": (_ATTR_STRICTATIME, _ATTR_ATIME),
+    "rnostrictatime": (0, _ATTR_ATIME),
     "rnosymfollow": (_ATTR_NOSYMFOLLOW, 0),
     "rsymfollow": (0, _ATTR_NOSYMFOLLOW),
 }
+_ATTR_IDMAP: Final = 0x100000
+_AT_FDCWD: Final = -100
 _AT_RECURSIVE: Final = 0x8000
+_OPEN_TREE_CLONE: Final = 1
+_MOVE_FROM_DESCRIPTOR: Final = 0x04  # MOVE_MOUNT_F_EMPTY_PATH
+_MOVE_TO_MAGIC: Final = 0x10  # MOVE_MOUNT_T_SYMLINKS: the target is a link, from /proc/self/fd
 _MOUNT_ATTR: Final = struct.Struct("=4Q")  # struct mount_attr: set, clear, propagation, userns_fd
 
-_PROC_SUPER_MAGIC: Final = 0x9FA0
-_SYMLINKS: Final = 40  # as many as the kernel follows in one path
-_INSIDE: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+# What may be mounted on inside a container's /proc: files that lxcfs has better ones of. Anything
+# else there, a volume's owner would have a say in what the kernel is told and tells.
+_ON_PROC: Final = frozenset(
+    "/proc/" + name
+    for name in (
+        "cpuinfo",
+        "diskstats",
+        "loadavg",
+        "meminfo",
+        "slabinfo",
+        "stat",
+        "swaps",
+        "uptime",
+        "sys/crypto/fips_enabled",
+        "sys/kernel/ns_last_pid",
+    )
+)
 
 _mount = LIBC.mount
 _mount.argtypes = (
@@ -159,8 +178,10 @@ _pivot_root = system_call(ctypes.c_char_p, ctypes.c_char_p)
 _mount_setattr = system_call(
     ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_char_p, ctypes.c_size_t
 )
-_fstatfs = LIBC.fstatfs
-_fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
+_open_tree = system_call(ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_move_mount = system_call(
+    ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
+)
 
 
 class MountOptions(NamedTuple):
@@ -176,6 +197,10 @@ class MountOptions(NamedTuple):
     """MOUNT_ATTR_* to set and to clear on the mount and all below it (Linux 5.12)."""
     data: str = ""
     """What is left, for the filesystem, joined with commas."""
+    id_map: str = ""
+    """`idmap` or `ridmap`, for the mount or for all below it, too (Linux 5.12)."""
+    copy_up: bool = False
+    """`tmpcopyup`: a tmpfs begins with what it covers."""
 
 
 def parse_options(options: Iterable[str]) -> MountOptions:
@@ -186,6 +211,8 @@ def parse_options(options: Iterable[str]) -> MountOptions:
     flags = clear = attr_set = attr_clear = 0
     propagation = []
     data = []
+    id_map = ""
+    copy_up = False
     for option in options:
         if option in _SET:
             flag = _SET[option]
@@ -202,9 +229,23 @@ def parse_options(options: Iterable[str]) -> MountOptions:
             on, off = _RECURSIVE[option]
             attr_set = attr_set & ~(on | off) | on
             attr_clear = attr_clear & ~on | off
+        elif option in ("idmap", "ridmap"):
+            id_map = option
+        elif option == "tmpcopyup":
+            copy_up = True
         elif not option.startswith(("x-", "X-")):
             data.append(option)
-    return MountOptions(flags, clear, tuple(propagation), (attr_set, attr_clear), ",".join(data))
+    recursive = (attr_set, attr_clear)
+    rest = ",".join(data)
+    return MountOptions(flags, clear, tuple(propagation), recursive, rest, id_map, copy_up)
+
+
+def propagation_flags(name: str, field: str = "linux.rootfsPropagation") -> int:
+    """MS_SHARED and the like, by name. Raises SpecError naming the field."""
+    try:
+        return _PROPAGATION[name]
+    except KeyError:
+        raise SpecError(f"{field}: unknown propagation {name!r}") from None
 
 
 def _c(value: str | bytes | None) -> bytes | None:
@@ -246,18 +287,55 @@ def pivot_root(new_root: str | bytes, put_old: str | bytes) -> None:
         fail("pivot_root", new_root)
 
 
+def isolate(rootfs: str, propagation: str = "") -> None:
+    """Separate this process's mounts from the host's, as `linux.rootfsPropagation` allows.
+
+    By default what the host mounts and unmounts later still arrives here, and nothing gets out.
+    With a shared one a volume may be shared with the host in both directions. What is mounted on
+    `rootfs`, an absolute path, never gets out. Raises SpecError for a name nobody knows; OSError.
+    """
+    flags = propagation_flags(propagation) if propagation else MS_REC | MS_SLAVE
+    mount(None, "/", None, flags)
+    if flags & MS_REC and flags & (MS_SLAVE | MS_PRIVATE):
+        return
+    flags = MS_SLAVE if flags & MS_SLAVE else MS_PRIVATE
+    while True:
+        try:
+            mount(None, rootfs, None, flags)
+            return
+        except OSError as e:
+            # No mount point. The mount that it is on is further up.
+            if e.errno != errno.EINVAL or rootfs == "/":
+                raise
+        rootfs = os.path.dirname(rootfs)
+
+
+def share_root(propagation: str) -> None:
+    """Let the mounts of a new root travel as `linux.rootfsPropagation` says, after `enter_root`."""
+    flags = propagation_flags(propagation) if propagation else 0
+    if flags & (MS_SHARED | MS_UNBINDABLE):
+        mount(None, "/", None, flags)
+
+
 def enter_root(root: int) -> None:
     """Make the mount `root` is open on the root and working directory, and drop the old one.
 
-    For a process in a mount namespace of its own, whose mounts are private or slaves: the old root
-    is unmounted, and that must not travel. `root` itself has to be a mount point.
+    For a process in a mount namespace of its own. `root` itself has to be a mount point, and it and
+    the mount it is on must not be shared.
     """
-    os.fchdir(root)
-    # The same directory twice stacks the old root on the new one, where it needs no directory.
+    old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        pivot_root(".", ".")
-    except OSError as e:
-        raise OSError(e.errno, e.strerror, describe(root)) from None
+        os.fchdir(root)
+        # The same directory twice stacks the old root on the new one, where it needs no directory.
+        try:
+            pivot_root(".", ".")
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, describe(root)) from None
+        os.fchdir(old)
+    finally:
+        os.close(old)
+    # What is unmounted here must not be unmounted on the host.
+    mount(None, ".", None, MS_REC | MS_SLAVE)
     umount(".", MNT_DETACH)
     os.chdir("/")
 
@@ -270,7 +348,7 @@ def mount_all(source: str | None, target: str, fstype: str, options: MountOption
     options = _complete(fstype, options)
     _attach(source, target, fstype, options)
     try:
-        _configure(target, options)
+        configure(target, options)
     except OSError:
         with suppress(OSError):
             umount(target, MNT_DETACH)
@@ -278,48 +356,119 @@ def mount_all(source: str | None, target: str, fstype: str, options: MountOption
 
 
 def mount_at(
-    root: int, destination: str, source: str | None, fstype: str, options: MountOptions
+    root: int,
+    destination: str,
+    source: str | None,
+    fstype: str,
+    options: MountOptions,
+    *,
+    user_namespace: int | None = None,
+    owner: Owner | None = None,
 ) -> None:
     """Mount on the path `destination` inside the directory `root` (an O_PATH descriptor will do).
 
     Symlinks on the way are an image's, so they are followed as if `root` was the root already.
-    What is missing is created: a directory, or an empty file for a bind of something else.
+    What is missing is created, for `owner`: a directory, or an empty file for a bind of something
+    else. A bind's ids are mapped as by a user namespace where the options ask for it.
     Needs /proc. Raises OSError with the destination as its filename.
     """
     try:
-        _mount_at(root, destination, source, fstype, options)
+        _mount_at(root, destination, source, fstype, options, user_namespace, owner)
     except OSError as e:
         if e.filename == destination:
             raise
-        ours = e.filename is None or str(e.filename).startswith(_magic(""))
+        ours = e.filename is None or str(e.filename).startswith(magic(""))
         what = e.strerror if ours else f"{e.strerror} ({e.filename})"
         raise OSError(e.errno, what, destination) from e
 
 
 def _mount_at(
-    root: int, destination: str, source: str | None, fstype: str, options: MountOptions
+    root: int,
+    destination: str,
+    source: str | None,
+    fstype: str,
+    options: MountOptions,
+    user_namespace: int | None,
+    owner: Owner | None,
 ) -> None:
     options = _complete(fstype, options)
     bound = os.stat(source) if source is not None and options.flags & MS_BIND else None
-    below = _make(root, destination, is_dir=bound is None or stat.S_ISDIR(bound.st_mode))
+    below, existed = _place(root, destination, fstype, bound, owner)
     try:
-        _refuse_proc(below, destination)
-        _attach(source, _magic(below), fstype, options)
+        _guard_proc(root, below, destination, fstype, source if bound else None)
+        if fstype == "tmpfs" and existed and "mode=" not in options.data:
+            # As runc: /tmp stays for everybody.
+            mode = f"mode={stat.S_IMODE(os.fstat(below).st_mode):o}"
+            options = options._replace(data=",".join(filter(None, (mode, options.data))))
+        writable = options
+        if source and bound and options.id_map:
+            if user_namespace is None:
+                raise OSError(errno.EINVAL, f"{options.id_map}: without mappings", destination)
+            bind_mapped(
+                source,
+                magic(below),
+                user_namespace,
+                recursive=bool(options.flags & MS_REC),
+                map_all=options.id_map == "ridmap",
+            )
+        else:
+            if options.copy_up:
+                writable = options._replace(flags=options.flags & ~MS_RDONLY)
+            _attach(source, magic(below), fstype, writable)
         # The descriptor is of what was there before; flags are for what is there now.
-        above = openat2(root, destination, os.O_PATH, resolve=_INSIDE)
+        above = reopen_mounted(root, destination, below, bound)
         try:
-            arrived = _mount_id(above) != _mount_id(below)
-            if not arrived or (bound and not os.path.samestat(os.fstat(above), bound)):
-                raise OSError(errno.EXDEV, "mounted elsewhere: the path changed", destination)
-            _configure(_magic(above), options)
+            if options.copy_up:
+                _copy_up(below, above)
+            configure(magic(above), options)
+            if writable is not options:
+                seal(above)
         except OSError:
             with suppress(OSError):
-                umount(_magic(above), MNT_DETACH)
+                umount(magic(above), MNT_DETACH)
             raise
         finally:
             os.close(above)
     finally:
         os.close(below)
+
+
+def seal(fd: int) -> None:
+    """Make the mount that `fd` is on the root of read-only, with its other flags as they are."""
+    flags = flags_of(magic(fd)) | MS_RDONLY
+    mount(None, magic(fd), None, MS_REMOUNT | MS_BIND | flags)
+
+
+def _copy_up(below: int, above: int) -> None:
+    fds = [os.open(magic(fd), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for fd in (below, above)]
+    try:
+        copy_up.copy(*fds)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _place(
+    root: int, destination: str, fstype: str, bound: os.stat_result | None, owner: Owner | None
+) -> tuple[int, bool]:
+    """Open the mount point, and say whether it was there."""
+    is_dir = bound is None or stat.S_ISDIR(bound.st_mode)
+    # On these, everything relies on being what and where they claim: no symlinks at all.
+    resolve = RESOLVE_NO_SYMLINKS if fstype in ("proc", "sysfs") else 0
+    try:
+        below, existed = open_inside(root, destination.lstrip("/") or ".", resolve=resolve), True
+    except FileNotFoundError:
+        below, existed = create_inside(root, destination, is_dir=is_dir, owner=owner), False
+    except OSError as e:
+        if e.errno == errno.ELOOP and resolve:
+            what = f"{fstype} is not mounted through a symlink"
+            raise OSError(e.errno, what, destination) from None
+        raise
+    same = os.path.samestat(os.fstat(below), os.fstat(root))
+    if same and mount_id(below) == mount_id(root):
+        os.close(below)
+        raise OSError(errno.EINVAL, "destination is the root", destination)
+    return below, existed
 
 
 def _complete(fstype: str, options: MountOptions) -> MountOptions:
@@ -339,10 +488,36 @@ def _attach(source: str | None, target: str, fstype: str, options: MountOptions)
         mount(source, target, fstype, options.flags, options.data)
 
 
-def _configure(target: str, options: MountOptions) -> None:
+def bind_mapped(
+    source: str, target: str, user_namespace: int, *, recursive: bool, map_all: bool
+) -> None:
+    """Bind with ids mapped as in a user namespace; what is below only if `map_all` (Linux 5.12).
+
+    A copy of the mount is mapped while nobody sees it, then moved to its place. Raises OSError:
+    EINVAL where the filesystem does not map ids.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+    tree = _open_tree(NUMBERS["open_tree"], _AT_FDCWD, os.fsencode(source), flags)
+    if tree < 0:
+        fail("open_tree", source)
+    try:
+        attributes = _MOUNT_ATTR.pack(_ATTR_IDMAP, 0, 0, user_namespace)
+        flags = AT_EMPTY_PATH | (_AT_RECURSIVE if map_all else 0)
+        number, size = NUMBERS["mount_setattr"], len(attributes)
+        if _mount_setattr(number, tree, b"", flags, attributes, size) < 0:
+            fail("mount_setattr, to map ids", source)
+        flags = _MOVE_FROM_DESCRIPTOR | _MOVE_TO_MAGIC
+        path = os.fsencode(target)
+        if _move_mount(NUMBERS["move_mount"], tree, b"", _AT_FDCWD, path, flags) < 0:
+            fail("move_mount", target)
+    finally:
+        os.close(tree)
+
+
+def configure(target: str, options: MountOptions) -> None:
     """Flags of a bind, propagation and recursive attributes, for the mount at `target`."""
     if options.flags & MS_BIND and (options.flags | options.clear) & _PER_MOUNT:
-        has = _flags(target)
+        has = flags_of(target)
         wanted = options.flags & _PER_MOUNT
         inherited = has & ~(options.clear | (_ATIME if wanted & _ATIME else 0))
         # A remount replaces all flags. Leaving out one that was there would open what the source
@@ -355,7 +530,7 @@ def _configure(target: str, options: MountOptions) -> None:
         _set_recursively(target, *options.recursive)
 
 
-def _flags(target: str) -> int:
+def flags_of(target: str) -> int:
     """The MS_* of the mount at `target`."""
     found = os.statvfs(target).f_flag
     flags = found & _PER_MOUNT & ~MS_NOSYMFOLLOW
@@ -399,73 +574,21 @@ def _mount_overlay(source: str | None, target: str, options: MountOptions) -> No
         os.close(here)
 
 
-def _magic(fd: int | str) -> str:
-    return f"/proc/self/fd/{fd}"
-
-
-def _mount_id(fd: int) -> int:
-    info = read_small(f"/proc/self/fdinfo/{fd}").splitlines()
-    return next(int(line.split()[1]) for line in info if line.startswith(b"mnt_id:"))
-
-
-def _refuse_proc(fd: int, destination: str) -> None:
-    """Refuse a procfs that a symlink led to: a mount there has evaded labels and masks before."""
-    statfs = ctypes.create_string_buffer(256)
-    if _fstatfs(fd, statfs) < 0:
-        fail("fstatfs", destination)
-    (magic,) = struct.unpack_from("l", statfs)  # f_type
-    asked_for = os.path.normpath("/" + destination.lstrip("/")).split("/")[1]
-    if magic == _PROC_SUPER_MAGIC and asked_for != "proc":
-        raise OSError(errno.EPERM, "a symlink leads into /proc", destination)
-
-
-def _make(root: int, destination: str, *, is_dir: bool) -> int:
-    """Open `destination` inside `root`, O_PATH, after creating what is missing of it."""
-    todo = deque(part for part in destination.split("/") if part not in ("", "."))
-    if not todo:
-        raise OSError(errno.EINVAL, "destination is the root", destination)
-    try:
-        return openat2(root, "/".join(todo), os.O_PATH, resolve=_INSIDE)
-    except FileNotFoundError:
-        pass
-    done: list[str] = []
-    symlinks = 0
-    while todo:
-        name = todo.popleft()
-        if name == "..":
-            del done[-1:]
-            continue
-        # One name at a time: neither mkdir nor O_EXCL follows a symlink, and the kernel vouches for
-        # the directory. A symlink we follow ourselves, because its target may be missing, too.
-        parent = openat2(root, "/".join(done) or ".", os.O_PATH | os.O_DIRECTORY, resolve=_INSIDE)
-        try:
-            link = _create(parent, name, is_dir=is_dir or bool(todo))
-        finally:
-            os.close(parent)
-        if link is None:
-            done.append(name)
-            continue
-        symlinks += 1
-        if symlinks > _SYMLINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), destination)
-        if link.startswith("/"):
-            done.clear()
-        todo.extendleft(reversed([part for part in link.split("/") if part not in ("", ".")]))
-    return openat2(root, "/".join(done) or ".", os.O_PATH, resolve=_INSIDE)
-
-
-def _create(parent: int, name: str, *, is_dir: bool) -> str | None:
-    """Create `name` unless it exists; where it leads if it is a symlink."""
-    try:
-        if is_dir:
-            os.mkdir(name, 0o755, dir_fd=parent)
-        else:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-            os.close(os.open(name, flags, 0o644, dir_fd=parent))
-    except FileExistsError:
-        try:
-            return os.readlink(name, dir_fd=parent)
-        except OSError as e:
-            if e.errno != errno.EINVAL:  # that is: no symlink
-                raise
-    return None
+def _guard_proc(root: int, below: int, destination: str, fstype: str, bound: str | None) -> None:
+    """Refuse to cover a part of a procfs: what is mounted there has evaded labels and masks."""
+    if not is_procfs(below):
+        return
+    inside = describe(below).removeprefix(describe(root))
+    if inside in _ON_PROC and bound:
+        return
+    if inside == "/proc":
+        if fstype == "proc":
+            return
+        if bound is not None:
+            source = os.open(bound, os.O_PATH | os.O_CLOEXEC)
+            try:
+                if is_procfs(source):
+                    return
+            finally:
+                os.close(source)
+    raise OSError(errno.EPERM, f"nothing may be mounted in /proc ({inside})", destination)

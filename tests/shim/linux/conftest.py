@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 
-from shim.linux.clone import clone, wait
+from shim.linux.clone import CLONE_NEWNS, clone, wait
+from shim.linux.mounts import MS_PRIVATE, MS_REC, mount
 
 
 def run(entry: Callable[[], None], flags: int = 0, *, cgroup: int | None = None) -> int:
@@ -35,6 +39,62 @@ def in_child() -> Callable[..., None]:
 def status_of() -> Callable[..., int]:
     """Run a function in a child; its exit status."""
     return run
+
+
+@contextmanager
+def living(entry: Callable[[], None], flags: int = 0) -> Iterator[int]:
+    """Run a function in a child that then waits to be looked at from outside; its PID."""
+    read, write = os.pipe()
+
+    def wait_after() -> None:
+        entry()
+        os.write(write, b"x")
+        os.close(write)
+        while True:
+            signal.pause()
+
+    child = clone(wait_after, flags)
+    os.close(write)
+    try:
+        assert os.read(read, 1) == b"x", "the child failed"
+        yield child.pid
+    finally:
+        os.close(read)
+        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        wait(child.pidfd)
+        os.close(child.pidfd)
+
+
+@pytest.fixture
+def alive() -> Callable[..., AbstractContextManager[int]]:
+    """Run a function in a child, and look at the child as the kernel shows it: /proc/PID."""
+    return living
+
+
+@pytest.fixture
+def in_mounts(in_child: Callable[..., None], tmp_path: Path) -> Callable[..., None]:
+    """Run a function in a child with mounts of its own, and see that none of them is ours."""
+
+    def check(entry: Callable[[], None], flags: int = 0) -> None:
+        def isolated() -> None:
+            mount(None, "/", None, MS_REC | MS_PRIVATE)
+            entry()
+
+        in_child(isolated, CLONE_NEWNS | flags)
+        with open("/proc/self/mountinfo") as file:
+            assert [line for line in file if str(tmp_path) in line] == []
+
+    return check
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Iterator[Path]:
+    """An image's root, beside a directory that nothing may be mounted on or created in."""
+    (tmp_path / "outside").mkdir()
+    root = tmp_path / "rootfs"
+    root.mkdir()
+    yield root
+    assert os.listdir(tmp_path / "outside") == []
 
 
 COMPILE = {

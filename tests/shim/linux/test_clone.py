@@ -14,7 +14,9 @@ from collections.abc import Callable
 
 import pytest
 
+from oci.linux import Seccomp, SeccompSyscalls
 from shim.linux import clone as module
+from shim.linux import credentials, seccomp
 from shim.linux.clone import (
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
@@ -286,6 +288,91 @@ def test_failure_names_the_namespaces_and_leaves_one_process() -> None:
     with pytest.raises(OSError) as e:
         clone(lambda: None, cgroup=0)
     assert e.value.errno == errno.EBADF
+
+
+# Without clone3
+
+
+@pytest.fixture
+def without_clone3(in_child: InChild) -> Callable[[Callable[[], None]], None]:
+    """Run a function in a child to whom clone3 is unknown, as in most containers."""
+
+    def check(entry: Callable[[], None]) -> None:
+        rule = SeccompSyscalls(names=("clone3",), action="SCMP_ACT_ERRNO", errno_ret=errno.ENOSYS)
+        profile = Seccomp(default_action="SCMP_ACT_ALLOW", syscalls=(rule,))
+
+        def hidden() -> None:
+            seccomp.install(seccomp.compile_filter(profile))
+            entry()
+
+        in_child(hidden)
+
+    return check
+
+
+WithoutClone3 = Callable[[Callable[[], None]], None]
+
+
+@pytest.mark.parametrize("name", NAMESPACES)
+def test_parts_have_the_same_namespaces(
+    name: str, without_clone3: WithoutClone3, in_child: InChild
+) -> None:
+    def parent() -> None:
+        before = {other: ns(other) for other in NAMESPACES}
+
+        def child() -> None:
+            assert {other for other in NAMESPACES if ns(other) != before[other]} == {name}
+
+        in_child(child, NAMESPACES[name])
+        assert {other: ns(other) for other in NAMESPACES} == before
+        for other in ("pid", "time"):
+            assert ns(f"{other}_for_children") == before[other]
+        in_child(lambda: None)
+
+    without_clone3(parent)
+
+
+def test_parts_are_all_done(
+    without_clone3: WithoutClone3, in_child: InChild, status_of: StatusOf
+) -> None:
+    def parent() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        fds = os.listdir("/proc/self/fd")
+
+        def child() -> None:
+            assert os.getpid() == 1
+            with open("/proc/self/status") as status:
+                fields = dict(line.rstrip().split(":\t") for line in status if line[:3] == "Sig")
+            assert int(fields["SigCgt"], 16) & 1 << signal.SIGTERM - 1 == 0
+            assert int(fields["SigIgn"], 16) & 1 << signal.SIGPIPE - 1
+            assert int(fields["SigBlk"], 16) == 0
+
+        in_child(child, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWTIME)
+
+        def exit_3() -> None:
+            raise SystemExit(3)
+
+        assert status_of(exit_3) == 3
+        assert os.listdir("/proc/self/fd") == fds
+
+    without_clone3(parent)
+
+
+def test_parts_that_fail(without_clone3: WithoutClone3) -> None:
+    def parent() -> None:
+        fds = os.listdir("/proc/self/fd")
+        os.setresuid(1000, 1000, 1000)
+        credentials.set_dumpable(True)
+        with pytest.raises(PermissionError) as e:
+            clone(lambda: None, CLONE_NEWUTS)
+        assert e.value.filename == "CLONE_NEWUTS"
+        with pytest.raises(PermissionError) as e:
+            clone(lambda: None, CLONE_NEWPID)
+        assert os.listdir("/proc/self/fd") == fds
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+
+    without_clone3(parent)
 
 
 def test_unshare_and_setns_by_pidfd(in_child: InChild) -> None:

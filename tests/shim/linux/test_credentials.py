@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import resource
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
+from oci.runtime import Capabilities, Process, User
 from shim.linux import credentials
 from shim.linux.clone import CLONE_NEWUTS, clone, wait
 from shim.linux.credentials import (
     CAPABILITIES,
+    become,
     no_new_privs,
     prctl,
     set_capabilities,
@@ -25,17 +29,19 @@ from shim.linux.credentials import (
     set_rlimit,
     set_user,
 )
+from shim.linux.libc import LIBC
 
 InChild = Callable[..., None]
+Alive = Callable[..., AbstractContextManager[int]]
 
 
-def status() -> dict[str, str]:
-    with open("/proc/self/status") as file:
+def status(pid: int | str = "self") -> dict[str, str]:
+    with open(f"/proc/{pid}/status") as file:
         return dict(line.rstrip("\n").split(":\t", 1) for line in file)
 
 
-def sets() -> dict[str, set[str]]:
-    found = status()
+def sets(pid: int | str = "self") -> dict[str, set[str]]:
+    found = status(pid)
     return {
         name: {
             capability
@@ -163,6 +169,67 @@ def test_bounding_set_that_cannot_be_reduced_is_an_error(in_child: InChild) -> N
             set_capabilities(bounding=["CAP_KILL"])
 
     in_child(entry)
+
+
+def test_process_as_the_kernel_shows_it(alive: Alive) -> None:
+    capabilities = Capabilities(
+        bounding=("CAP_KILL", "CAP_CHOWN", "CAP_NET_RAW"),
+        permitted=("CAP_KILL", "CAP_CHOWN"),
+        effective=("CAP_KILL",),
+        inheritable=("CAP_CHOWN",),
+        ambient=("CAP_CHOWN",),
+    )
+    user = User(uid=1001, gid=1002, additional_gids=(5, 6), umask=0o037)
+
+    def entry() -> None:
+        process = Process(user=user, capabilities=capabilities, no_new_privileges=True)
+        assert become(process) == []
+
+    with alive(entry) as pid:
+        found = status(pid)
+        assert sets(pid) == {
+            field: set(getattr(capabilities, field)) for field in capabilities.__struct_fields__
+        }
+        # Not the user's: what the kernel does not let be dumped is root's.
+        assert os.stat(f"/proc/{pid}/mem").st_uid == 0
+    assert found["Uid"].split() == ["1001"] * 4
+    assert found["Gid"].split() == ["1002"] * 4
+    assert found["Groups"].split() == ["5", "6"]
+    assert found["Umask"] == "0037"
+    assert found["NoNewPrivs"] == "1"
+
+
+def test_umask_is_not_inherited(alive: Alive) -> None:
+    def entry() -> None:
+        os.umask(0o077)
+        become(Process())
+
+    with alive(entry) as pid:
+        assert status(pid)["Umask"] == "0022"
+
+
+def assert_granted(missing: list[str]) -> None:
+    assert missing == []
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_neighbour_with_the_same_user_cannot_look_into_it(
+    uid: int, alive: Alive, in_child: InChild
+) -> None:
+    """Both without CAP_SYS_PTRACE, as containers are, in one PID namespace, as in some pods."""
+    process = Process(user=User(uid=uid, gid=uid))
+
+    def neighbour() -> None:
+        become(process)
+        for name in ("mem", "maps", "environ", "root/etc", "cwd/.", "fd/0", "ns/net"):
+            with pytest.raises(PermissionError):
+                os.open(f"/proc/{pid}/{name}", os.O_RDONLY)
+        attach = 0x4206  # PTRACE_SEIZE
+        assert LIBC.ptrace(attach, pid, 0, 0) == -1
+        assert ctypes.get_errno() == errno.EPERM
+
+    with alive(lambda: assert_granted(become(process))) as pid:
+        in_child(neighbour)
 
 
 def test_no_new_privs(in_child: InChild) -> None:

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shim.linux import mounts
-from shim.linux.clone import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
+from oci.decoding import SpecError
+from oci.linux import IDMapping
+from shim.linux import mounts, user_namespace
+from shim.linux.clone import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, clone, wait
+from shim.linux.inside import Owner
+from shim.linux.libc import LIBC
 from shim.linux.mounts import (
     MS_BIND,
     MS_NODEV,
@@ -30,51 +35,15 @@ from shim.linux.mounts import (
     pivot_root,
     umount,
 )
-
-
-class Mount:
-    """What /proc/self/mountinfo says about one mount (proc_pid_mountinfo(5))."""
-
-    def __init__(self, line: str) -> None:
-        fields, _, filesystem = line.rstrip("\n").partition(" - ")
-        self.id, self.parent, _, self.root, self.point, options, *self.propagation = fields.split()
-        self.fstype, self.source, self.data = filesystem.split(" ", 2)
-        self.options = set(options.split(","))
-
-
-def mounts_at(path: object) -> list[Mount]:
-    with open("/proc/self/mountinfo") as file:
-        return [m for m in map(Mount, file) if m.point == str(path)]
-
-
-def mounted(path: object) -> Mount:
-    return mounts_at(path)[-1]
-
-
-def private() -> None:
-    mount(None, "/", None, MS_REC | MS_PRIVATE)
-
-
-@pytest.fixture
-def in_mounts(in_child: Callable[..., None]) -> Callable[..., None]:
-    """Run a function in a child with mounts of its own, and see that none of them is ours."""
-
-    def check(entry: Callable[[], None], flags: int = 0) -> None:
-        def isolated() -> None:
-            private()
-            entry()
-
-        with open("/proc/self/mountinfo") as before:
-            lines = before.read()
-        in_child(isolated, CLONE_NEWNS | flags)
-        with open("/proc/self/mountinfo") as after:
-            assert after.read() == lines
-
-    return check
-
+from tests.shim.linux.mountinfo import Mount, mounted, mounts_at
 
 InMounts = Callable[..., None]
 
+
+maps_tmpfs = pytest.mark.skipif(
+    tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (6, 3),
+    reason="a tmpfs maps ids since Linux 6.3",
+)
 
 # Options
 
@@ -111,7 +80,8 @@ def test_option_names_of_the_runtime_spec() -> None:
         async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime
         nodev nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid
         nosymfollow private rbind relatime remount ro rprivate rshared rslave runbindable rw shared
-        silent slave strictatime suid sync unbindable rdev rdiratime rexec rnoatime rnodev
+        silent slave strictatime suid sync tmpcopyup unbindable idmap ridmap ratime rnorelatime
+        rnostrictatime rdev rdiratime rexec rnoatime rnodev
         rnodiratime rnoexec rnosuid rnosymfollow rrelatime rro rrw rstrictatime rsuid rsymfollow
     """
     for name in names.split():
@@ -197,8 +167,6 @@ def test_bind_with_locked_flags(tmp_path: Path, in_mounts: InMounts) -> None:
         assert mounts_at(target) == []
 
     def entry() -> None:
-        from shim.linux.clone import clone, wait
-
         mount("tmpfs", str(source), "tmpfs", MS_NOSUID | MS_NODEV)
         read, write = os.pipe()
 
@@ -299,16 +267,6 @@ def test_overlay_that_cannot_be_shortened_says_so(tmp_path: Path, odd: str) -> N
 # A hostile root
 
 
-@pytest.fixture
-def rootfs(tmp_path: Path) -> Iterator[Path]:
-    """An image's root, beside a directory that nothing may be mounted on or created in."""
-    (tmp_path / "outside").mkdir()
-    root = tmp_path / "rootfs"
-    root.mkdir()
-    yield root
-    assert os.listdir(tmp_path / "outside") == []
-
-
 def at(root: Path, destination: str, *options: str, source: str = "tmpfs") -> None:
     fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     before = set(os.listdir("/proc/self/fd"))
@@ -392,19 +350,142 @@ def test_symlink_may_not_lead_into_proc(rootfs: Path, in_mounts: InMounts) -> No
 
     def entry() -> None:
         mount("proc", str(rootfs / "proc"), "proc")
-        with pytest.raises(PermissionError, match="into /proc") as e:
-            at(rootfs, "/etc/kernel")
-        assert e.value.filename == "/etc/kernel"
+        for destination in ("/etc/kernel", "/proc/sys/kernel", "/proc/self/attr", "/proc"):
+            with pytest.raises(PermissionError, match="may be mounted in /proc") as e:
+                at(rootfs, destination)
+            assert e.value.filename == destination
+        with pytest.raises(PermissionError, match="may be mounted in /proc"):
+            at(rootfs, "/proc/version", source="/dev/null")
         with pytest.raises(OSError) as magic:
             at(rootfs, "/magic/x")
         assert magic.value.errno == errno.ELOOP
-        at(rootfs, "/proc/sys/kernel", "ro")  # asked for by name: somebody's mask
+        at(rootfs, "/proc/uptime", source="/dev/null")  # as lxcfs does
+        at(rootfs, "/proc", source="/proc")
+        fd = os.open(rootfs, os.O_PATH)
+        mount_at(fd, "/proc", "proc", "proc", parse_options(["nosuid"]))
+        assert len(mounts_at(rootfs / "proc")) == 3
 
     in_mounts(entry)
 
 
-@pytest.mark.parametrize("destination", ["/", "", "/.", "//./"])
+@pytest.mark.parametrize("fstype", ["proc", "sysfs"])
+def test_proc_and_sys_are_where_they_say(fstype: str, rootfs: Path, in_mounts: InMounts) -> None:
+    (rootfs / "real").mkdir()
+    (rootfs / "proc").symlink_to("real")
+
+    def entry() -> None:
+        fd = os.open(rootfs, os.O_PATH)
+        with pytest.raises(OSError, match=f"{fstype} is not mounted through a symlink") as e:
+            mount_at(fd, "/proc", fstype, fstype, parse_options([]))
+        assert (e.value.errno, e.value.filename) == (errno.ELOOP, "/proc")
+        mount_at(fd, "/new/deep", fstype, fstype, parse_options(["ro"]))
+        assert mounted(rootfs / "new/deep").fstype == fstype
+
+    in_mounts(entry)
+
+
+def test_tmpfs_has_the_mode_of_what_it_covers(rootfs: Path, in_mounts: InMounts) -> None:
+    (rootfs / "tmp").mkdir()
+    (rootfs / "tmp").chmod(0o1777)
+    (rootfs / "private").mkdir()
+    (rootfs / "private").chmod(0o700)
+
+    def entry() -> None:
+        at(rootfs, "/tmp")
+        at(rootfs, "/private", "size=64k")
+        at(rootfs, "/new")
+        modes = [os.stat(rootfs / name).st_mode & 0o7777 for name in ("tmp", "private", "new")]
+        assert modes == [0o1777, 0o700, 0o1777]
+        at(rootfs, "/tmp", "mode=750")
+        assert os.stat(rootfs / "tmp").st_mode & 0o7777 == 0o750
+
+    in_mounts(entry)
+
+
+def test_tmpfs_begins_with_what_it_covers(
+    tmp_path: Path, rootfs: Path, in_mounts: InMounts
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    data = rootfs / "data"
+    (data / "sub").mkdir(parents=True)
+    data.chmod(0o710)
+    os.chown(data, 5, 6)
+    (data / "file").write_bytes(b"y" * 3_000_000)
+    os.chown(data / "file", 7, 8)
+    (data / "file").chmod(0o4751)
+    os.utime(data / "file", ns=(10**9, 2 * 10**9))
+    (data / "link").symlink_to(secret)
+    os.mkfifo(data / "sub/fifo")
+    os.mknod(data / "sub/kmsg", 0o20666, os.makedev(1, 11))
+
+    def entry() -> None:
+        at(rootfs, "/data", "tmpcopyup", "ro", "mode=755")
+        assert mounted(data).fstype == "tmpfs"
+        assert "ro" in mounted(data).options
+        copied = os.stat(data / "file")
+        assert (copied.st_uid, copied.st_gid, copied.st_mode) == (7, 8, 0o104751)
+        assert (copied.st_mtime_ns, copied.st_size) == (2 * 10**9, 3_000_000)
+        assert os.readlink(data / "link") == str(secret)
+        assert os.listdir(data / "sub") == ["fifo"]  # devices come from the spec alone
+        top = os.stat(data)
+        assert (top.st_uid, top.st_gid, top.st_mode & 0o7777) == (5, 6, 0o710)
+        with pytest.raises(OSError) as full:
+            at(rootfs, "/data", "tmpcopyup", "size=1m")
+        assert full.value.errno == errno.ENOSPC
+        assert len(mounts_at(data)) == 1
+
+    in_mounts(entry)
+
+
+@maps_tmpfs
+def test_ids_are_mapped(tmp_path: Path, rootfs: Path, in_mounts: InMounts) -> None:
+    source = tmp_path / "volume"
+    (source / "below").mkdir(parents=True)
+
+    def entry() -> None:
+        mount("tmpfs", str(source), "tmpfs")
+        (source / "below").mkdir()
+        mount("tmpfs", str(source / "below"), "tmpfs")
+        (source / "file").write_text("x")
+        namespace = user_namespace.create(
+            [IDMapping(host_id=1000, size=10)], [IDMapping(host_id=2000, size=10)]
+        )
+        fd = os.open(rootfs, os.O_PATH)
+
+        def owner(path: str) -> tuple[int, int]:
+            found = os.stat(rootfs / path)
+            return found.st_uid, found.st_gid
+
+        for options, below in ((["rbind", "idmap"], (0, 0)), (["rbind", "ridmap"], (1000, 2000))):
+            mapped = parse_options([*options, "ro"])
+            mount_at(fd, "/v", str(source), "bind", mapped, user_namespace=namespace)
+            assert {"ro", "idmapped"} <= mounted(rootfs / "v").options
+            assert owner("v/file") == (1000, 2000)
+            assert owner("v/below") == below
+            assert os.stat(source / "file").st_uid == 0
+        with pytest.raises(OSError, match="idmap: without mappings"):
+            mount_at(fd, "/v", str(source), "bind", parse_options(["idmap"]))
+
+    in_mounts(entry)
+
+
+def test_made_mount_points_have_an_owner(rootfs: Path, in_mounts: InMounts) -> None:
+    def entry() -> None:
+        fd = os.open(rootfs, os.O_PATH)
+        mount_at(fd, "/a/b", "tmpfs", "tmpfs", parse_options([]), owner=Owner(5, 6))
+        mount_at(fd, "/c/null", "/dev/null", "bind", parse_options([]), owner=Owner(5, 6))
+
+    in_mounts(entry)
+    for path in ("a", "a/b", "c", "c/null"):
+        found = os.stat(rootfs / path)
+        assert (found.st_uid, found.st_gid) == (5, 6), path
+
+
+@pytest.mark.parametrize("destination", ["/", "", "/.", "//./", "/..", "..", "/x/../", "/dot"])
 def test_root_is_no_destination(destination: str, rootfs: Path) -> None:
+    (rootfs / "x").mkdir()
+    (rootfs / "dot").symlink_to("../..")
     with pytest.raises(OSError) as e:
         at(rootfs, destination)
     assert (e.value.errno, e.value.filename) == (errno.EINVAL, destination)
@@ -464,7 +545,104 @@ def test_destination_replaced_during_the_mount(
     in_mounts(entry)
 
 
+def test_symlinks_swapped_all_the_time(rootfs: Path, tmp_path: Path, in_mounts: InMounts) -> None:
+    """A neighbour swaps a directory and a symlink out of the root as fast as it can."""
+    (rootfs / "volume/data").mkdir(parents=True)
+    (rootfs / "evil").symlink_to(tmp_path / "outside")
+    outside = str(tmp_path / "outside")
+
+    def entry() -> None:
+        pid = os.fork()
+        if pid == 0:
+            exchange = 1 << 1  # RENAME_EXCHANGE
+            while True:
+                LIBC.renameat2(
+                    -100,
+                    os.fsencode(rootfs / "volume"),
+                    -100,
+                    os.fsencode(rootfs / "evil"),
+                    exchange,
+                )
+        try:
+            results: set[int | None] = set()
+            for _ in range(300):
+                try:
+                    at(rootfs, "/volume/data")
+                    results.add(0)
+                except OSError as e:
+                    results.add(e.errno)
+            assert 0 in results
+            # Gone meanwhile; mounted where it is not any more; made in two places at once.
+            assert results <= {0, errno.EXDEV, errno.ENOENT, errno.EEXIST, errno.ENOTDIR}
+            with open("/proc/self/mountinfo") as file:
+                assert not [m.point for m in map(Mount, file) if m.point.startswith(outside)]
+        finally:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+
+    in_mounts(entry)
+
+
 # The root
+
+
+@pytest.mark.parametrize("name", ["", "rslave", "rprivate", "slave", "private"])
+def test_isolated_mounts_stay_inside(name: str, tmp_path: Path, in_mounts: InMounts) -> None:
+    (tmp_path / "rootfs").mkdir()
+
+    def entry() -> None:
+        mount("tmpfs", str(tmp_path), "tmpfs")
+        mount(None, str(tmp_path), None, MS_SHARED)
+        (tmp_path / "rootfs").mkdir()
+
+        def guest() -> None:
+            mounts.isolate(str(tmp_path / "rootfs"), name)
+            mount("tmpfs", str(tmp_path / "rootfs"), "tmpfs")
+            assert mounted(tmp_path / "rootfs").fstype == "tmpfs"
+            mounts.share_root(name)
+
+        _run(guest, CLONE_NEWNS)
+        assert mounts_at(tmp_path / "rootfs") == []
+
+    in_mounts(entry)
+
+
+def test_volume_shared_with_the_host(tmp_path: Path, in_mounts: InMounts) -> None:
+    """Kubernetes' Bidirectional: what the guest mounts on its volume appears on the host."""
+    volume, root = tmp_path / "volume", tmp_path / "rootfs"
+    volume.mkdir()
+    root.mkdir()
+
+    def entry() -> None:
+        mount("tmpfs", str(volume), "tmpfs")
+        mount(None, str(volume), None, MS_SHARED)
+        (volume / "inner").mkdir()
+        mount("tmpfs", str(root), "tmpfs")
+
+        def guest() -> None:
+            mounts.isolate(str(root), "rshared")
+            mount(str(root), str(root), None, MS_BIND | MS_REC)
+            at(root, "/v", "rbind", "rshared", source=str(volume))
+            enter_root(os.open(root, os.O_PATH))
+            mounts.share_root("rshared")
+            mount("tmpfs", "/v/inner", "tmpfs")
+
+        _run(guest, CLONE_NEWNS)
+        assert mounted(volume / "inner").fstype == "tmpfs"
+        assert not mounts_at(root / "v")
+
+    in_mounts(entry)
+
+
+def _run(entry: Callable[[], None], flags: int) -> None:
+    child = clone(entry, flags)
+    assert wait(child.pidfd) == 0
+    os.close(child.pidfd)
+
+
+def test_propagation_nobody_knows() -> None:
+    with pytest.raises(SpecError, match=r"linux.rootfsPropagation: unknown propagation 'all'"):
+        mounts.isolate("/", "all")
 
 
 def test_enter_root(tmp_path: Path, in_mounts: InMounts) -> None:

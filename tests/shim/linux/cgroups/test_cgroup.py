@@ -3,138 +3,25 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import uuid
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 
 import pytest
 
-from shim.linux import cgroups
 from shim.linux.cgroups import Cgroup, Hierarchy, hierarchies, warm
-from shim.linux.clone import CLONE_NEWPID, Child, clone, wait
+from shim.linux.cgroups import cgroup as module
+from shim.linux.cgroups import trees as trees_module
+from shim.linux.cgroups.files import read, write
+from shim.linux.clone import CLONE_NEWPID, Child, wait
 
 V1 = [tree for tree in hierarchies() if not tree.is_v2]
 V2 = [tree for tree in hierarchies() if tree.is_v2]
-TREES = {
-    "all": list(hierarchies()),
-    "v1": V1,
-    "v2": V2,
-}
-
-
-@pytest.fixture(autouse=True)
-def controllers() -> Iterator[None]:
-    """Leave the controllers that the root of v2 has switched on as they were."""
-    files = [f"{tree.mount}/cgroup.subtree_control" for tree in V2]
-    before = [set(cgroups._read(file).split()) for file in files]
-    yield
-    for file, old in zip(files, before, strict=True):
-        for controller in set(cgroups._read(file).split()) - old:
-            cgroups._write(file, "-" + controller)
-
-
-@pytest.fixture(params=[name for name, trees in TREES.items() if trees])
-def trees(request: pytest.FixtureRequest) -> list[Hierarchy]:
-    """The hierarchies of this machine, and those of its kinds that it has."""
-    return TREES[request.param]
-
-
-@pytest.fixture
-def name(controllers: None) -> Iterator[str]:
-    """A name that is gone afterwards from every hierarchy, whatever a test did."""
-    name = f"pywasm-test-{uuid.uuid4().hex[:12]}"
-    yield name
-    for path in (name, f"/{name}"):
-        cgroup = Cgroup.for_path(path)
-        cgroup.kill()
-        cgroup.delete(5)
-    assert not Cgroup.for_path(f"/{name}").exists()
-
-
-@pytest.fixture
-def cgroup(name: str, trees: list[Hierarchy]) -> Cgroup:
-    return Cgroup.for_path(f"/{name}/container", trees)
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Child]]:
-    children: list[Child] = []
-
-    def start(entry: Callable[[], None] = signal.pause, **options: int) -> Child:
-        child = clone(entry, **options)
-        children.append(child)
-        return child
-
-    yield start
-    for child in children:
-        try:
-            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
-            wait(child.pidfd)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-        os.close(child.pidfd)
-
-
 Start = Callable[..., Child]
 
 
 def memberships(pid: int | str) -> set[str]:
     with open(f"/proc/{pid}/cgroup") as file:
         return {line.rstrip("\n").split(":", 2)[2] for line in file}
-
-
-# Hierarchies
-
-
-def parse(monkeypatch: pytest.MonkeyPatch, mountinfo: str, own: str) -> tuple[Hierarchy, ...]:
-    import builtins
-    import io
-
-    texts = {"/proc/self/mountinfo": mountinfo, "/proc/self/cgroup": own}
-    monkeypatch.setattr(
-        builtins, "open", lambda path, *_: io.StringIO(texts[path]) if path in texts else None
-    )
-    try:
-        return hierarchies.__wrapped__()
-    finally:
-        monkeypatch.undo()
-
-
-def test_v1_as_most_distributions_mounted_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    trees = parse(
-        monkeypatch,
-        "30 1 0:26 / /sys/fs/cgroup ro,nosuid shared:4 - tmpfs tmpfs ro,mode=755\n"
-        "31 30 0:27 / /sys/fs/cgroup/unified rw,relatime shared:5 - cgroup2 cgroup2 rw\n"
-        "32 30 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n"
-        "35 30 0:31 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
-        "36 30 0:32 /docker/1 /a\\040b rw shared:9 master:2 - cgroup cgroup rw,memory\n"
-        "99 30 0:31 / /var/lib/other/cpu rw - cgroup cgroup rw,cpu,cpuacct\n",
-        "12:cpu,cpuacct:/\n11:memory:/docker/1\n1:name=systemd:/init.scope\n0::/init.scope\n",
-    )
-    assert trees == (
-        Hierarchy("/sys/fs/cgroup/unified", "/", frozenset()),
-        Hierarchy("/sys/fs/cgroup/systemd", "/", frozenset({"name=systemd"})),
-        Hierarchy("/sys/fs/cgroup/cpu,cpuacct", "/", frozenset({"cpu", "cpuacct"})),
-        Hierarchy("/a b", "/docker/1", frozenset({"memory"})),
-    )
-
-
-def test_v2_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    trees = parse(
-        monkeypatch,
-        "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n",
-        "0::/user.slice\n",
-    )
-    assert trees == (Hierarchy("/sys/fs/cgroup", "/", frozenset()),)
-    assert Cgroup.for_path("/a/b", trees).unified
-    both = (*trees, Hierarchy("/c", "/", frozenset({"cpu"})))
-    assert not Cgroup.for_path("/a/b", both).unified
-    assert not Cgroup.for_path("/a/b", both[1:]).unified
-
-
-def test_hierarchies_of_this_machine_exist() -> None:
-    assert hierarchies()
-    for tree in hierarchies():
-        assert os.path.exists(f"{tree.mount}/cgroup.procs")
 
 
 # Paths
@@ -166,7 +53,7 @@ def test_absolute_and_relative_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = Hierarchy("/sys/fs/cgroup/cpu", "/", frozenset({"cpu"}))
     memory = Hierarchy("/sys/fs/cgroup/memory", "/docker/1", frozenset({"memory"}))
     own = {frozenset({"cpu"}): "/system.slice", frozenset({"memory"}): "/docker/1/sub"}
-    monkeypatch.setattr(cgroups, "_own", lambda: own)
+    monkeypatch.setattr(trees_module, "own", lambda: own)
     assert directories(Cgroup.for_path("//ns/./id/", [cpu, memory])) == [
         "/sys/fs/cgroup/cpu/ns/id",
         "/sys/fs/cgroup/memory/ns/id",
@@ -175,6 +62,12 @@ def test_absolute_and_relative_paths(monkeypatch: pytest.MonkeyPatch) -> None:
         "/sys/fs/cgroup/cpu/system.slice/ns/id",
         "/sys/fs/cgroup/memory/sub/ns/id",
     ]
+    v2 = Hierarchy("/sys/fs/cgroup/unified", "/", frozenset())
+    own[frozenset()] = "/user.slice/session.scope"
+    assert directories(Cgroup.for_path("x", [v2, cpu]))[0].endswith("/session.scope/x")
+    assert directories(Cgroup.for_path("x", [v2])) == ["/sys/fs/cgroup/unified/user.slice/x"]
+    own[frozenset()] = "/"
+    assert directories(Cgroup.for_path("x", [v2])) == ["/sys/fs/cgroup/unified/x"]
     own[frozenset({"memory"})] = "/docker/10"
     assert directories(Cgroup.for_path("x", [memory])) == ["/sys/fs/cgroup/memory/docker/10/x"]
 
@@ -237,7 +130,7 @@ def test_relative_path_is_below_our_own(name: str, start: Start) -> None:
     cgroup.create()
     child = start()
     cgroup.attach(child.pid)
-    own = memberships("self")
+    own = memberships("self") if V1 else {os.path.dirname(*memberships("self"))}
     assert memberships(child.pid) == {f"{path.rstrip('/')}/{name}/x" for path in own}
     cgroup.kill()
     wait(child.pidfd)
@@ -274,16 +167,15 @@ def test_kill_without_the_kernels_help(
 ) -> None:
     """Linux before 5.14 has no cgroup.kill, and v1 never had."""
     cgroup.create()
-    real = cgroups._write
     hidden = []
 
-    def write(path: str, value: str) -> None:
+    def older(path: str, value: str) -> None:
         if path.endswith("/cgroup.kill"):
             hidden.append(path)
             raise FileNotFoundError(path)
-        real(path, value)
+        write(path, value)
 
-    monkeypatch.setattr(cgroups, "_write", write)
+    monkeypatch.setattr(module, "write", older)
 
     def family() -> None:
         cgroup.attach()
@@ -301,31 +193,72 @@ def test_kill_without_the_kernels_help(
     assert bool(hidden) == any(tree.is_v2 for tree, _ in cgroup._directories)
 
 
-def test_frozen(cgroup: Cgroup, start: Start, trees: list[Hierarchy]) -> None:
+def spin() -> None:
+    while True:
+        pass
+
+
+def cpu_ticks(pid: int) -> int:
+    """User and system time of a process, in clock ticks (proc_pid_stat(5))."""
+    with open(f"/proc/{pid}/stat") as stat:
+        return sum(map(int, stat.read().rpartition(")")[2].split()[11:13]))
+
+
+def test_frozen_stands_still(cgroup: Cgroup, start: Start, name: str) -> None:
     cgroup.create()
-    read, write = os.pipe()
+    if cgroup.directory("freezer") is None and cgroup.directory("") is None:
+        pytest.skip("no freezer")
+    among = [tree for tree, _ in cgroup._directories]
+    inner = [Cgroup.for_path(f"/{name}/container/{path}", among) for path in ("a", "b/c")]
+    children = [start(spin) for _ in inner]
+    for leaf, child in zip(inner, children, strict=True):
+        leaf.create()
+        leaf.attach(child.pid)
+    assert not cgroup.frozen
+    try:
+        for _ in range(3):
+            cgroup.freeze()
+            assert cgroup.frozen
+            assert all(leaf.frozen for leaf in inner)
+            before = [cpu_ticks(child.pid) for child in children]
+            time.sleep(0.05)  # five ticks
+            assert [cpu_ticks(child.pid) for child in children] == before
+            cgroup.thaw()
+            while [cpu_ticks(child.pid) for child in children] == before:  # the timeout ends it
+                pass
+        assert not cgroup.frozen
+        cgroup.freeze()
+    finally:
+        cgroup.kill()  # which what is frozen also hears
+    assert [wait(child.pidfd) for child in children] == [128 + signal.SIGKILL] * 2
 
-    def echo() -> None:
-        while os.read(read, 1):
-            pass
 
-    child = start(echo)
+def test_what_cannot_be_frozen_goes_on(
+    cgroup: Cgroup, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgroup.create()
+    child = start(spin)
     cgroup.attach(child.pid)
-    cgroup.freeze()
-    frozen = False
-    while not frozen:  # the test's timeout ends it
-        for tree in trees:
-            path = next(path for other, path in cgroup._directories if other == tree)
-            if "freezer" in tree.controllers:
-                frozen = cgroups._read(f"{path}/freezer.state") == "FROZEN"
-                break
-            if tree.is_v2:
-                frozen = "frozen 1" in cgroups._read(f"{path}/cgroup.events")
-    signal.pidfd_send_signal(child.pidfd, signal.SIGTERM)
-    cgroup.thaw()
-    assert wait(child.pidfd) == 128 + signal.SIGTERM
-    os.close(read)
-    os.close(write)
+    monkeypatch.setattr(
+        Cgroup, "frozen", property(lambda _: False)
+    )  # a process in an uninterruptible sleep cannot be had here
+    with pytest.raises(TimeoutError, match="frozen"):
+        cgroup.freeze(0.02)
+    monkeypatch.undo()
+    before = cpu_ticks(child.pid)
+    while cpu_ticks(child.pid) == before:
+        pass
+    assert not cgroup.frozen
+
+
+def test_no_freezer(name: str) -> None:
+    others = [tree for tree in V1 if "freezer" not in tree.controllers]
+    if not others:
+        pytest.skip("no cgroup v1")
+    cgroup = Cgroup.for_path(f"/{name}", others)
+    cgroup.create()
+    with pytest.raises(FileNotFoundError, match="freezer"):
+        cgroup.freeze()
 
 
 def test_delete_waits_for_the_dying(cgroup: Cgroup, start: Start) -> None:
@@ -371,10 +304,10 @@ def test_cpuset_takes_processes_at_any_depth(name: str, in_child: Callable[..., 
     cgroup.create()
     (path,) = directories(cgroup)
     for file in ("cpuset.cpus", "cpuset.mems"):
-        assert cgroups._read(f"{path}/{file}") == cgroups._read(f"{cpuset[0].mount}/{file}")
-        cgroups._write(f"{path}/{file}", "0")
+        assert read(f"{path}/{file}") == read(f"{cpuset[0].mount}/{file}")
+        write(f"{path}/{file}", "0")
     cgroup.create()
-    assert cgroups._read(f"{path}/cpuset.cpus") == "0"
+    assert read(f"{path}/cpuset.cpus") == "0"
     in_child(cgroup.attach)
 
 
@@ -407,16 +340,16 @@ def test_controllers_are_switched_on_for_children(
     tree = Hierarchy(str(tmp_path), "/", frozenset())
     written = []
 
-    def write(path: str, value: str) -> None:
+    def refuse_cpu(path: str, value: str) -> None:
         written.append((os.path.relpath(path, str(tmp_path)), value))
         if value == "+cpu":
             raise OSError(errno.EINVAL, "realtime processes")
 
-    def read(path: str) -> str:
+    def pretend(path: str) -> str:
         return "memory" if path.endswith("subtree_control") else "cpu memory pids"
 
-    monkeypatch.setattr(cgroups, "_write", write)
-    monkeypatch.setattr(cgroups, "_read", read)
+    monkeypatch.setattr(module, "write", refuse_cpu)
+    monkeypatch.setattr(module, "read", pretend)
     Cgroup.for_path("/a/b", [tree]).create()
     assert sorted(written) == [
         ("a/cgroup.subtree_control", "+cpu"),
@@ -440,9 +373,9 @@ def test_warming_moves_nobody(in_child: Callable[..., None]) -> None:
 
 def test_warming_writes_once_and_only_for_v1(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    monkeypatch.setattr(cgroups, "_write", lambda path, value: written.append(path + value))
+    monkeypatch.setattr(module, "write", lambda path, value: written.append(path + value))
     warm()
     assert len(written) == bool(V1)
-    monkeypatch.setattr(cgroups, "hierarchies", lambda: V2)
+    monkeypatch.setattr(trees_module, "hierarchies", lambda: V2)
     warm()
     assert len(written) == bool(V1)

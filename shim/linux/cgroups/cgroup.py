@@ -11,85 +11,22 @@ are two ways around it: on v2, to be born in the cgroup (`Cgroup.open_dir`); and
 from __future__ import annotations
 
 import errno
-import functools
 import os
+import select
 import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
-from shim.linux.files import read_small
+from oci.linux import Resources
+from shim.linux.cgroups import limits, trees
+from shim.linux.cgroups.files import read, write
+from shim.linux.cgroups.trees import Hierarchy, own_directory
 
 _RETRY_S: Final = 0.002
+_FREEZE_RETRY_S: Final = 0.0005
 _ROUNDS: Final = 10
-_ESCAPES: Final = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
-
-
-class Hierarchy(NamedTuple):
-    """A mounted tree of cgroups."""
-
-    mount: str
-    """Where it is mounted."""
-    root: str
-    """The cgroup that is there, "/" unless we are in a container ourselves."""
-    controllers: frozenset[str]
-    """What it controls, such as "cpu" or "name=systemd"; empty for v2, which decides by cgroup."""
-
-    @property
-    def is_v2(self) -> bool:
-        """Whether this is the v2 hierarchy, of which there is one at most."""
-        return not self.controllers
-
-
-@functools.cache
-def hierarchies() -> tuple[Hierarchy, ...]:
-    """The hierarchies of this machine, from /proc/self/mountinfo (proc_pid_mountinfo(5))."""
-    found: dict[frozenset[str], Hierarchy] = {}
-    with open("/proc/self/mountinfo") as mountinfo:
-        for line in mountinfo:
-            fields, _, filesystem = line.rstrip("\n").partition(" - ")
-            fstype, _, options = filesystem.split(" ", 2)
-            if fstype not in ("cgroup", "cgroup2"):
-                continue
-            _, _, _, root, mount, *_ = fields.split(" ")
-            controllers: frozenset[str] = frozenset()
-            if fstype == "cgroup":
-                controllers = frozenset(options.split(",")) & _known_v1()
-            for escape, character in _ESCAPES.items():
-                root, mount = root.replace(escape, character), mount.replace(escape, character)
-            # The first one is the system's; later ones show the same tree somewhere else.
-            found.setdefault(controllers, Hierarchy(mount, root, controllers))
-    return tuple(found.values())
-
-
-def _own() -> dict[frozenset[str], str]:
-    """Controllers, and the cgroup of this process in their hierarchy (cgroups(7))."""
-    own = {}
-    with open("/proc/self/cgroup") as cgroup:
-        for line in cgroup:
-            _, controllers, path = line.rstrip("\n").split(":", 2)
-            own[frozenset(filter(None, controllers.split(",")))] = path
-    return own
-
-
-def _known_v1() -> frozenset[str]:
-    return frozenset().union(*_own())
-
-
-def _write(path: str, value: str) -> None:
-    # Not `open`: the kernel wants the value in one write, and its error belongs to the path.
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode())
-    except OSError as e:
-        raise OSError(e.errno, f"write {value!r}: {e.strerror}", path) from None
-    finally:
-        os.close(fd)
-
-
-def _read(path: str) -> str:
-    return read_small(path).decode().strip()
 
 
 def warm() -> None:
@@ -99,19 +36,11 @@ def warm() -> None:
     process that has nothing else to do, 5 ms or more ahead. It moves itself to where it is; where
     there is only v2, it does nothing.
     """
-    for hierarchy in hierarchies():
+    for hierarchy in trees.hierarchies():
         if not hierarchy.is_v2:
             with suppress(OSError):
-                _write(f"{_own_directory(hierarchy, _own())}/cgroup.procs", "0")
+                write(f"{own_directory(hierarchy, trees.own())}/cgroup.procs", "0")
             return
-
-
-def _own_directory(hierarchy: Hierarchy, own: dict[frozenset[str], str]) -> str:
-    path = own.get(hierarchy.controllers, "/")
-    # Inside a container, unless it has a cgroup namespace, both paths are the machine's.
-    if hierarchy.root != "/" and (path + "/").startswith(hierarchy.root + "/"):
-        path = path.removeprefix(hierarchy.root)
-    return (hierarchy.mount + "/" + path.strip("/")).rstrip("/")
 
 
 class Cgroup:
@@ -127,26 +56,30 @@ class Cgroup:
         return f"Cgroup({[path for _, path in self._directories]})"
 
     @classmethod
-    def for_path(cls, cgroups_path: str, trees: Iterable[Hierarchy] | None = None) -> Cgroup:
-        """The cgroup an OCI `linux.cgroupsPath` names, in `trees` or else all hierarchies.
+    def for_path(cls, cgroups_path: str, among: Iterable[Hierarchy] | None = None) -> Cgroup:
+        """The cgroup an OCI `linux.cgroupsPath` names, in these or else all hierarchies.
 
-        An absolute path starts at the hierarchies' roots, a relative one at the cgroups of
-        this process. Raises OSError: EINVAL for a path that is empty, the root, or has a `..`;
-        EOPNOTSUPP for systemd's `slice:prefix:name`; ENOENT on a machine without cgroups.
+        An absolute path starts at the hierarchies' roots, a relative one at the cgroups of this
+        process; on v2 alone, as in runc, at the parent of that, because a v2 cgroup that has
+        processes can give its children no controllers. Raises OSError: EINVAL for a path that is
+        empty, the root, or has a `..`; EOPNOTSUPP for systemd's `slice:prefix:name`; ENOENT on a
+        machine without cgroups.
         """
         parts = [part for part in cgroups_path.split("/") if part not in ("", ".")]
         if not parts or ".." in parts or "\0" in cgroups_path:
             raise OSError(errno.EINVAL, "not the path of a container's cgroup", cgroups_path)
         if "/" not in cgroups_path and cgroups_path.count(":") == 2:
-            raise OSError(errno.EOPNOTSUPP, "systemd's cgroup driver", cgroups_path)
-        chosen = tuple(hierarchies() if trees is None else trees)
+            raise OSError(errno.EOPNOTSUPP, "a path for systemd's cgroup driver", cgroups_path)
+        chosen = tuple(trees.hierarchies() if among is None else among)
         if not chosen:
             raise OSError(errno.ENOENT, "no cgroup filesystem is mounted", cgroups_path)
         inner = "/".join(parts)
         if cgroups_path.startswith("/"):
             return cls((tree, f"{tree.mount}/{inner}") for tree in chosen)
-        own = _own()
-        return cls((tree, f"{_own_directory(tree, own)}/{inner}") for tree in chosen)
+        own = trees.own()
+        if all(tree.is_v2 for tree in chosen):
+            own = {controllers: os.path.dirname(path) for controllers, path in own.items()}
+        return cls((tree, f"{own_directory(tree, own)}/{inner}") for tree in chosen)
 
     def exists(self) -> bool:
         """Whether there is anything of it, in any hierarchy."""
@@ -170,7 +103,7 @@ class Cgroup:
     def attach(self, pid: int = 0) -> None:
         """Move a process (0: this one) here, with all its threads. Blocks; see the module."""
         for _, path in self._directories:
-            _write(path + "/cgroup.procs", str(pid))
+            write(path + "/cgroup.procs", str(pid))
 
     def open_dir(self) -> int:
         """Open the v2 directory, for `clone`. Raises OSError: ENOENT if there is no v2."""
@@ -184,19 +117,40 @@ class Cgroup:
         for directory in _tree(self._main()):
             # It may be gone by now; and a threaded v2 child lists its processes in its parent.
             with suppress(OSError):
-                found.update(map(int, _read(directory + "/cgroup.procs").split()))
+                found.update(map(int, read(directory + "/cgroup.procs").split()))
         return sorted(found - {0})  # 0 is one that this namespace cannot see
+
+    def limit(self, resources: Resources, *, update: bool = False) -> None:
+        """Bring `linux.resources` into force, for the processes that are there or to come.
+
+        What is not given stays as it is; but unless this is an update, devices that are not given
+        are forbidden. Raises OSError, with the field and the file: EINVAL, ERANGE, EBUSY and others
+        of the kernel for a value that it does not take, ENOENT for a controller or file that this
+        machine has not, EOPNOTSUPP for a field that its version of cgroups has not.
+        """
+        limits.apply(self._directories, resources, update=update)
+
+    def directory(self, controller: str) -> str | None:
+        """The path of its directory in the v1 hierarchy of a controller, or "" for v2."""
+        for tree, path in self._directories:
+            if controller in tree.controllers or (not controller and tree.is_v2):
+                return path
+        return None
 
     def kill(self) -> None:
         """Send SIGKILL to every process in it and in its children; does not wait for their end."""
-        with suppress(FileNotFoundError):
-            if self._v2 is not None:
-                _write(self._v2 + "/cgroup.kill", "1")
+        if self._v2 is not None:
+            with suppress(FileNotFoundError):
+                write(self._v2 + "/cgroup.kill", "1")
+                # What v1 has frozen does not die.
+                freezer = self.directory("freezer")
+                if freezer is not None:
+                    write(freezer + "/freezer.state", "THAWED")
                 return
         seen: set[int] = set()
         for _ in range(_ROUNDS):  # before Linux 5.14: hunt, in a crowd that holds still if it can
             with suppress(OSError):
-                self.freeze()
+                self._ask_frozen(True)
             pids = set(self.pids())
             for pid in pids:
                 with suppress(ProcessLookupError):
@@ -207,22 +161,63 @@ class Cgroup:
                 return
             seen |= pids
 
-    def freeze(self) -> None:
-        """Stop every process in it, where it stands. Returns before the last one has stopped."""
-        self._set_frozen(True)
+    def freeze(self, patience: float = 1.0) -> None:
+        """Stop every process in it and in its children, where it stands.
+
+        Waits until the last one has stopped, which takes less than a millisecond, or as long as one
+        cannot be interrupted. Raises TimeoutError after `patience` seconds; then all go on.
+        """
+        deadline = time.monotonic() + patience
+        self._ask_frozen(True)
+        try:
+            while not self.frozen:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise OSError(errno.ETIMEDOUT, "not all processes can be frozen", repr(self))
+                self._wait_frozen(left)
+        except OSError:
+            with suppress(OSError):
+                self.thaw()
+            raise
 
     def thaw(self) -> None:
         """Let them go on."""
-        self._set_frozen(False)
+        self._ask_frozen(False)
 
-    def _set_frozen(self, frozen: bool) -> None:
-        for tree, path in self._directories:
-            if "freezer" in tree.controllers:
-                _write(path + "/freezer.state", "FROZEN" if frozen else "THAWED")
-                return
+    @property
+    def frozen(self) -> bool:
+        """Whether all processes in it have stopped, by `freeze` of it or of one above it."""
+        freezer = self.directory("freezer")
+        if freezer is not None:
+            return read(freezer + "/freezer.state") == "FROZEN"
+        return "frozen 1" in read(self._freezable() + "/cgroup.events")
+
+    def _ask_frozen(self, frozen: bool) -> None:
+        freezer = self.directory("freezer")
+        if freezer is not None:
+            write(freezer + "/freezer.state", "FROZEN" if frozen else "THAWED")
+        else:
+            write(self._freezable() + "/cgroup.freeze", "1" if frozen else "0")
+
+    def _wait_frozen(self, timeout: float) -> None:
+        if self.directory("freezer") is not None:
+            # v1 does not tell. To ask anew catches processes that were forked in the meantime.
+            time.sleep(min(timeout, _FREEZE_RETRY_S))
+            self._ask_frozen(True)
+            return
+        fd = os.open(self._freezable() + "/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLPRI)
+            if b"frozen 0" in os.read(fd, 4096):  # which arms it
+                poll.poll(timeout * 1000)
+        finally:
+            os.close(fd)
+
+    def _freezable(self) -> str:
         if self._v2 is None:
             raise OSError(errno.ENOENT, "no freezer cgroup hierarchy is mounted", repr(self))
-        _write(self._v2 + "/cgroup.freeze", "1" if frozen else "0")
+        return self._v2
 
     def delete(self, patience: float = 0.2) -> None:
         """Remove it and its children. It may be gone already.
@@ -283,15 +278,15 @@ def _make(tree: Hierarchy, path: str, made: list[str], *, delegate: bool) -> Non
 
 def _delegate(parent: str) -> None:
     """Switch on, for the children, all controllers that `parent` has (cgroups(7), v2)."""
-    available = set(_read(parent + "/cgroup.controllers").split())
-    for controller in available - set(_read(parent + "/cgroup.subtree_control").split()):
+    available = set(read(parent + "/cgroup.controllers").split())
+    for controller in available - set(read(parent + "/cgroup.subtree_control").split()):
         # One that cannot be had (realtime processes, threaded cgroups) is missed when it is used.
         with suppress(OSError):
-            _write(parent + "/cgroup.subtree_control", "+" + controller)
+            write(parent + "/cgroup.subtree_control", "+" + controller)
 
 
 def _fill_cpuset(parent: str, directory: str) -> None:
     """Give a v1 cpuset what its parent has: it starts empty, and takes no process like that."""
     for name in ("cpuset.cpus", "cpuset.mems"):
-        if not _read(f"{directory}/{name}"):
-            _write(f"{directory}/{name}", _read(f"{parent}/{name}"))
+        if not read(f"{directory}/{name}"):
+            write(f"{directory}/{name}", read(f"{parent}/{name}"))

@@ -1,0 +1,134 @@
+"""Paths inside a root that may be hostile, as descriptors (library).
+
+Symlinks are an image's, so the kernel follows them as if the root was the root already, and no
+string of ours decides where a path leads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from typing import Final, NamedTuple
+
+from shim.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, read_small
+
+_INSIDE: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+_SYMLINKS: Final = 40  # as many as the kernel follows in one path
+
+
+class Owner(NamedTuple):
+    """Whose the directories and files are that have to be created."""
+
+    uid: int
+    gid: int
+
+
+def open_inside(root: int, path: str, flags: int = os.O_PATH, resolve: int = 0) -> int:
+    """Open a path inside the directory `root`, close-on-exec. Raises OSError (openat2(2))."""
+    return openat2(root, path, flags, resolve=_INSIDE | resolve)
+
+
+def create_inside(root: int, path: str, *, is_dir: bool, owner: Owner | None = None) -> int:
+    """Open `path` inside `root`, O_PATH, after creating what is missing of it.
+
+    That is directories, and at the end, unless `is_dir`, an empty file. Raises OSError: EINVAL for
+    the root itself, ELOOP for too many symlinks.
+    """
+    if not _parts(path):
+        raise OSError(errno.EINVAL, "destination is the root", path)
+    try:
+        return open_inside(root, path.lstrip("/"))
+    except FileNotFoundError:
+        return _open_made(root, path, is_dir, owner)
+
+
+def split_inside(root: int, path: str, owner: Owner | None = None) -> tuple[int, str]:
+    """Open the directory of `path` inside `root`, made if it is missing; and the name in it.
+
+    The name itself may be anything, or nothing yet. Raises OSError as `create_inside` does.
+    """
+    *parents, name = _parts(path) or [".."]
+    if name == "..":
+        raise OSError(errno.EINVAL, "the path has no name at its end", path)
+    parent = "/".join(parents)
+    if not parent:
+        return open_inside(root, ".", os.O_PATH | os.O_DIRECTORY), name
+    return create_inside(root, parent, is_dir=True, owner=owner), name
+
+
+def magic(fd: int | str) -> str:
+    """The path by which a call that takes none but paths gets at a descriptor. Needs /proc."""
+    return f"/proc/self/fd/{fd}"
+
+
+def mount_id(fd: int) -> int:
+    """Which mount a descriptor is on. Needs /proc."""
+    info = read_small(f"/proc/self/fdinfo/{fd}").splitlines()
+    return next(int(line.split()[1]) for line in info if line.startswith(b"mnt_id:"))
+
+
+def reopen_mounted(root: int, path: str, below: int, expected: os.stat_result | None = None) -> int:
+    """Open what was just mounted on `below`, which was found at `path`; O_PATH.
+
+    Raises OSError EXDEV if it is not there, because somebody changed the path meanwhile; `expected`
+    is what must be there now.
+    """
+    above = open_inside(root, path)
+    arrived = mount_id(above) != mount_id(below)
+    if not arrived or (expected and not os.path.samestat(os.fstat(above), expected)):
+        os.close(above)
+        raise OSError(errno.EXDEV, "mounted elsewhere: the path changed", path)
+    return above
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _open_made(root: int, path: str, is_dir: bool, owner: Owner | None) -> int:
+    todo = deque(_parts(path))
+    done: list[str] = []
+    symlinks = 0
+    while todo:
+        name = todo.popleft()
+        if name == "..":
+            del done[-1:]
+            continue
+        # One name at a time: neither mkdir nor O_EXCL follows a symlink, and the kernel vouches for
+        # the directory. A symlink we follow ourselves, because its target may be missing, too.
+        parent = open_inside(root, "/".join(done) or ".", os.O_PATH | os.O_DIRECTORY)
+        try:
+            link = _create(parent, name, is_dir=is_dir or bool(todo), owner=owner)
+        finally:
+            os.close(parent)
+        if link is None:
+            done.append(name)
+            continue
+        symlinks += 1
+        if symlinks > _SYMLINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        if link.startswith("/"):
+            done.clear()
+        todo.extendleft(reversed(_parts(link)))
+    return open_inside(root, "/".join(done) or ".")
+
+
+def _create(parent: int, name: str, *, is_dir: bool, owner: Owner | None) -> str | None:
+    """Create `name` unless it exists; where it leads if it is a symlink."""
+    try:
+        if is_dir:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+            os.close(os.open(name, flags, 0o644, dir_fd=parent))
+    except FileExistsError:
+        try:
+            return os.readlink(name, dir_fd=parent)
+        except OSError as e:
+            if e.errno != errno.EINVAL:  # that is: no symlink
+                raise
+        return None
+    if owner is not None and owner != (0, 0):
+        os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
+    return None
