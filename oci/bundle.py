@@ -18,8 +18,8 @@ from typing import Any
 from msgspec import field
 
 from oci.decoding import DocumentDecoder, SpecError
-from oci.linux import Section
-from oci.runtime import Spec, decode
+from oci.linux import Section, TimeOffset
+from oci.runtime import Hook, Spec, decode
 
 __all__ = ["Outline", "OutlineNamespace", "SpecError", "read_outline", "read_spec"]
 
@@ -34,6 +34,20 @@ class OutlineNamespace(Section, frozen=True, kw_only=True):
     path: str = ""
 
 
+class OutlineHooks(Section, frozen=True, kw_only=True):
+    """The hooks that run on the host. What is in them is the node's, no secret of the container."""
+
+    prestart: tuple[Hook, ...] = ()
+    create_runtime: tuple[Hook, ...] = ()
+    poststart: tuple[Hook, ...] = ()
+    poststop: tuple[Hook, ...] = ()
+
+    @property
+    def before_root(self) -> bool:
+        """Whether there are some to run before the container's root is entered."""
+        return bool(self.prestart or self.create_runtime)
+
+
 class Outline(Section, frozen=True, kw_only=True):
     """What a shim may know of a container's config; empty where the config says nothing."""
 
@@ -42,6 +56,9 @@ class Outline(Section, frozen=True, kw_only=True):
     cgroups_path: str = ""
     terminal: bool = False
     root_path: str = ""
+    oci_version: str = ""
+    time_offsets: Mapping[str, TimeOffset] = field(default_factory=dict)
+    hooks: OutlineHooks = OutlineHooks()
 
 
 class _Process(Section, frozen=True, kw_only=True):
@@ -55,10 +72,13 @@ class _Root(Section, frozen=True, kw_only=True):
 class _Linux(Section, frozen=True, kw_only=True):
     namespaces: tuple[OutlineNamespace, ...] = ()
     cgroups_path: str = ""
+    time_offsets: Mapping[str, TimeOffset] = field(default_factory=dict)
 
 
 class _Config(Section, frozen=True, kw_only=True):
+    oci_version: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
+    hooks: OutlineHooks = OutlineHooks()
     linux: _Linux = _Linux()
     process: _Process = _Process()
     root: _Root = _Root()
@@ -69,7 +89,9 @@ class _AnyProcess(Section, frozen=True, kw_only=True):
 
 
 class _AnyConfig(Section, frozen=True, kw_only=True):
+    oci_version: Any = None
     annotations: Any = None
+    hooks: Any = None
     linux: Any = None
     process: _AnyProcess | None = None
     root: Any = None
@@ -92,6 +114,9 @@ def read_outline(bundle: str | int) -> Outline:
         cgroups_path=config.linux.cgroups_path,
         terminal=config.process.terminal,
         root_path=config.root.path,
+        oci_version=config.oci_version,
+        time_offsets=config.linux.time_offsets,
+        hooks=config.hooks,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from oci.decoding import Buffer, DocumentDecoder, SpecError
-from oci.linux import U32, U64, IDMapping, Linux, Section
+from oci.linux import U32, U64, IDMapping, Linux, Resources, Section
 
 __all__ = [
     "CPUAffinity",
@@ -31,6 +31,7 @@ __all__ = [
     "User",
     "decode",
     "decode_process",
+    "decode_resources",
 ]
 
 I32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
@@ -171,6 +172,7 @@ class Spec(Section, frozen=True, kw_only=True):
 
 _spec = DocumentDecoder(Spec, "config.json")
 _process = DocumentDecoder(Process, "process")
+_resources = DocumentDecoder(Resources, "resources")
 
 
 def decode(data: Buffer) -> Spec:
@@ -181,3 +183,8 @@ def decode(data: Buffer) -> Spec:
 def decode_process(data: Buffer) -> Process:
     """Return the process that an exec request describes, or raise `SpecError`."""
     return _process.decode(data)
+
+
+def decode_resources(data: Buffer) -> Resources:
+    """Return the limits that an update request gives, or raise `SpecError`."""
+    return _resources.decode(data)

@@ -37,6 +37,16 @@ class Artifacts:
         async with self._locks.setdefault(request.key, asyncio.Lock()):
             return self._cache.load(request.key) or await self._compile(request, module)
 
+    def keep(self, key: bytes, fd: int) -> None:
+        """Keep what a guest has made, in a file as `write_artifact` makes it; takes `fd` over.
+
+        Only from one that has not read its module yet.
+        """
+        try:
+            self._cache.store(key, fd).close()
+        except ValueError as error:
+            self._log.warning("not kept", artifact=key.hex(), error=error)
+
     async def _compile(self, request: control.Compile, module: int) -> Artifact | Refusal:
         engine = select(request.engine)
         outputs = [os.memfd_create("artifact", os.MFD_CLOEXEC)]

@@ -18,7 +18,7 @@ from shim.daemon import address
 from shim.daemon.container import PID_FILE
 from shim.daemon.events import timestamp
 from shim.daemon.invocation import Invocation
-from shim.linux.cgroups import Cgroup
+from shim.guest.placement import Placement
 from shim.linux.files import read_small
 
 
@@ -32,7 +32,7 @@ def clean_up(invocation: Invocation) -> bytes:
     )
     try:
         path = read_outline(bundle).cgroups_path
-        cgroup = Cgroup.for_path(path) if path else None
+        cgroup = Placement.for_path(path).cgroup if path else None
     except (SpecError, OSError):
         cgroup = None  # of a config that no guest was made from
     if cgroup is not None and cgroup.exists():

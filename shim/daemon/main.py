@@ -77,7 +77,7 @@ def _start(
     early = None
     try:
         # At once: what a guest can do alone takes it as long as containerd takes to ask for it.
-        early = Guest(invocation.bundle, outline, artifacts)
+        early = Guest(invocation.id, invocation.bundle, outline, artifacts)
     except GuestError as error:
         log.debug("no early guest", error=error)  # Create will meet it too, and can tell somebody
     if warning:

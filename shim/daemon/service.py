@@ -5,13 +5,15 @@ the table are answered with Unimplemented by the server.
 """
 
 import asyncio
+import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from google.protobuf.empty_pb2 import Empty
 
 from oci.bundle import read_outline
-from oci.runtime import SpecError
+from oci.runtime import SpecError, decode_resources
 from proto import events_pb2, task_pb2
 from proto import task_v2_pb2 as api
 from shim.daemon.artifacts import Artifacts
@@ -49,6 +51,10 @@ class TaskService:
             "Kill": Method(api.KillRequest, self.kill),
             "Delete": Method(api.DeleteRequest, self.delete),
             "Pids": Method(api.PidsRequest, self.pids),
+            "Pause": Method(api.PauseRequest, self.pause),
+            "Resume": Method(api.ResumeRequest, self.resume),
+            "Update": Method(api.UpdateTaskRequest, self.update),
+            "Stats": Method(api.StatsRequest, self.stats),
             "Connect": Method(api.ConnectRequest, self.connect),
             "CloseIO": Method(api.CloseIORequest, self.close_io),
             "Shutdown": Method(api.ShutdownRequest, self.shut_down),
@@ -65,7 +71,9 @@ class TaskService:
             raise RpcError(Code.UNIMPLEMENTED, "restoring a checkpoint is not implemented")
         self._creating.add(request.id)
         try:
-            container = await Container.create(request, self._guest(request.bundle), self._log)
+            container = await Container.create(
+                request, self._guest(request.id, request.bundle), self._log
+            )
         except GuestError as error:
             code = Code.INVALID_ARGUMENT if error.invalid else Code.UNKNOWN
             raise RpcError(code, str(error)) from error
@@ -89,10 +97,13 @@ class TaskService:
             )
         )
         # Only now: a guest that is gone already must not be reported before it was created.
+        container.on_oom(
+            lambda: self._publisher.publish(events_pb2.TaskOOM(container_id=container.id))
+        )
         container.on_exit(lambda: self._exited(container))
         return api.CreateTaskResponse(pid=container.pid)
 
-    def _guest(self, bundle: str) -> Guest:
+    def _guest(self, id: str, bundle: str) -> Guest:
         early = self._early
         # Of a pod's containers that were started at once, another may be created first.
         if early is not None and os.path.realpath(early.bundle) == os.path.realpath(bundle):
@@ -103,7 +114,7 @@ class TaskService:
             outline = read_outline(bundle)
         except SpecError as error:
             raise GuestError(str(error), invalid=True) from error
-        guest = Guest(bundle, outline, self._artifacts)
+        guest = Guest(id, bundle, outline, self._artifacts)
         guest.watch()
         return guest
 
@@ -122,7 +133,7 @@ class TaskService:
     async def start(self, request: api.StartRequest, _: Context) -> api.StartResponse:
         """Run the program of a created container."""
         container = self._container(request.id, request.exec_id)
-        container.start()
+        await container.start()
         self._publisher.publish(events_pb2.TaskStart(container_id=request.id, pid=container.pid))
         return api.StartResponse(pid=container.pid)
 
@@ -182,6 +193,40 @@ class TaskService:
         pids = self._container(request.id).pids()
         return api.PidsResponse(processes=[task_pb2.ProcessInfo(pid=pid) for pid in pids])
 
+    async def pause(self, request: api.PauseRequest, _: Context) -> Empty:
+        """Stop a container's processes where they stand."""
+        container = self._container(request.id)
+        with _named_errors():
+            container.pause()
+        self._publisher.publish(events_pb2.TaskPaused(container_id=container.id))
+        return Empty()
+
+    async def resume(self, request: api.ResumeRequest, _: Context) -> Empty:
+        """Let a paused container go on."""
+        container = self._container(request.id)
+        with _named_errors():
+            container.resume()
+        self._publisher.publish(events_pb2.TaskResumed(container_id=container.id))
+        return Empty()
+
+    async def update(self, request: api.UpdateTaskRequest, _: Context) -> Empty:
+        """Change the limits that the request gives; the others stay."""
+        container = self._container(request.id)
+        with _named_errors():
+            await container.update(decode_resources(request.resources.value))
+        return Empty()
+
+    async def stats(self, request: api.StatsRequest, _: Context) -> api.StatsResponse:
+        """Tell what a container uses, in the form of its machine's version of cgroups."""
+        container = self._container(request.id)
+        with _named_errors():
+            metrics = container.metrics()
+        response = api.StatsResponse()
+        # The bare name: containerd's own shim sends no host before it.
+        response.stats.type_url = metrics.DESCRIPTOR.full_name
+        response.stats.value = metrics.SerializeToString()
+        return response
+
     async def connect(self, request: api.ConnectRequest, _: Context) -> api.ConnectResponse:
         """Tell this process's pid, and the task's if there is one."""
         container = self._containers.get(request.id)
@@ -210,6 +255,18 @@ class TaskService:
         if exec_id:
             raise RpcError(Code.NOT_FOUND, f"process does not exist {exec_id}: not found")
         return container
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Turn errors of the kernel and of documents into answers that name the culprit."""
+    try:
+        yield
+    except SpecError as error:
+        raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
+    except OSError as error:
+        code = Code.INVALID_ARGUMENT if error.errno == errno.EINVAL else Code.UNKNOWN
+        raise RpcError(code, control.reason(error)) from error
 
 
 def _not_found(id: str) -> RpcError:

@@ -3,9 +3,12 @@
 Runs in: shim and guest.
 
     guest                                       shim
+      | -- Keep(key) + seccomp filter ----------> |   only if the cache has none
       | -- Compile(key) + module ---------------> |   only if the cache has no artifact, once
       | <-------------- Compiled + artifact       |   or Refused(reason), for each engine
       | <-- Prepare(rootfs) + stdin, stdout, stderr   (when containerd calls Create)
+      | -- Isolated ----------------------------> |   only if there are hooks for this moment
+      | <------------------------------- Continue |
       | -- Ready or Failed(reason) -------------> |
       | <-- Start ------------------------------- |   (when containerd calls Start)
 
@@ -66,11 +69,32 @@ class Refused(msgspec.Struct, tag=True, frozen=True):
 class Ready(msgspec.Struct, tag=True, frozen=True):
     """The guest is isolated, its module loaded and checked; it waits for Start.
 
-    `reason` tells why it is this engine.
+    `reason` tells why it is this engine, `missing` are capabilities that could not be granted.
+    With `hooked` it answers Start, too, when its hooks have run.
     """
 
     engine: str
     reason: str
+    missing: list[str] = []
+    hooked: bool = False
+
+
+class Keep(msgspec.Struct, tag=True, frozen=True):
+    """Hands over what the artifact cache did not have: a file as `write_artifact` makes it."""
+
+    key: bytes
+
+
+class Isolated(msgspec.Struct, tag=True, frozen=True):
+    """The guest's namespaces and mounts are there, the old root too: the time for some hooks."""
+
+
+class Continue(msgspec.Struct, tag=True, frozen=True):
+    """Answers Isolated."""
+
+
+class Started(msgspec.Struct, tag=True, frozen=True):
+    """Answers Start, where there were hooks to run before the program; else Failed."""
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -87,7 +111,19 @@ class Start(msgspec.Struct, tag=True, frozen=True):
     """Run."""
 
 
-Message: TypeAlias = Prepare | Compile | Compiled | Refused | Ready | Failed | Start
+Message: TypeAlias = (
+    Prepare
+    | Compile
+    | Compiled
+    | Refused
+    | Keep
+    | Isolated
+    | Continue
+    | Ready
+    | Failed
+    | Start
+    | Started
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

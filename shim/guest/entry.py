@@ -8,22 +8,28 @@ that is still on its way.
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from oci.bundle import Outline, read_spec
-from oci.runtime import Process, Spec, SpecError
+from oci.linux import Resources, Seccomp
+from oci.runtime import Hook, Process, SpecError
+from shim import hooks
 from shim.engines.base import ModuleError
-from shim.guest import control, entrypoint, grants, rootfs
+from shim.engines.cache import ArtifactCache, write_artifact
+from shim.guest import control, entrypoint, grants, privileges, rootfs
 from shim.guest.annotations import Annotations
-from shim.linux import clone, credentials, files, signals
-from shim.linux.cgroups import Cgroup
+from shim.guest.placement import Placement
+from shim.linux import clone, credentials, files, keyring, mounts, procfs, seccomp, signals
 from shim.linux.network import bring_up_loopback
 
 _JOINED = {
+    "cgroup": clone.CLONE_NEWCGROUP,
     "ipc": clone.CLONE_NEWIPC,
-    "uts": clone.CLONE_NEWUTS,
     "network": clone.CLONE_NEWNET,
+    "time": clone.CLONE_NEWTIME,
+    "uts": clone.CLONE_NEWUTS,
 }
 _ENDING = (
     signal.SIGHUP,
@@ -44,6 +50,7 @@ PID 1 of a namespace would ignore them, and WASI can handle none.
 class Birth:
     """What a guest takes along from its shim's memory."""
 
+    id: str
     bundle: str
     channel: socket.socket
     artifacts: int
@@ -51,58 +58,101 @@ class Birth:
     outline: Outline
     annotations: Annotations
     preferred_engine: str
-    cgroup: Cgroup | None
-    """To create and join, unless the guest was born in it (v2)."""
+    placement: Placement | None
+
+    def state(self, status: str) -> hooks.State:
+        """Return what the hooks that the guest runs are told; it has no other pid than its own."""
+        annotations = self.outline.annotations
+        version = self.outline.oci_version
+        return hooks.State(version, self.id, status, os.getpid(), self.bundle, annotations)
+
+
+class _Isolated(NamedTuple):
+    """A guest that only waits for Start: what it answers, the hooks before, and its program."""
+
+    ready: control.Ready
+    hooks: Sequence[Hook]
+    run: Callable[[], None]
 
 
 def live(birth: Birth) -> None:
     """Become the container's program. Called in the cloned process."""
     try:
-        _take_place(birth)
-        ready, run = _isolate(birth)
-        control.send(birth.channel, ready)
+        _be_apart(birth)
+        isolated = _isolate(birth)
+        control.send(birth.channel, isolated.ready)
         if not isinstance(control.receive(birth.channel)[0], control.Start):
             return
+        if isolated.hooks:
+            hooks.run_here("startContainer", isolated.hooks, birth.state("created"), "/")
+            control.send(birth.channel, control.Started())
     except EOFError:
         return  # the shim has gone, or has no use for this guest any more
     except (SpecError, ModuleError) as error:
         _fail(birth.channel, str(error), invalid=True)
         return
+    except hooks.HookError as error:
+        _fail(birth.channel, str(error), invalid=False)
+        return
     except OSError as error:
         _fail(birth.channel, control.reason(error), invalid=False)
         return
     birth.channel.close()
-    run()
+    isolated.run()
 
 
-def _take_place(birth: Birth) -> None:
-    """Be a process of its own, in its cgroup."""
+def _be_apart(birth: Birth) -> None:
+    """Be a process of its own."""
+    # Nobody looks into a guest, whatever user it becomes: it has been a copy of its shim.
+    credentials.set_dumpable(False)
     credentials.set_pdeathsig(signal.SIGKILL)
     os.setsid()
     signals.exit_on(_ENDING)
     files.keep_only([birth.channel.fileno(), birth.artifacts])
-    if birth.cgroup is not None and not birth.cgroup.unified:
-        # First of all: on cgroup v1 the kernel makes the caller wait for a grace period.
-        birth.cgroup.create()
-        birth.cgroup.attach()
-    if any(namespace.type == "cgroup" for namespace in birth.outline.namespaces):
+
+
+def _take_place(birth: Birth, resources: Resources) -> None:
+    """Be in the container's cgroup, and its limits in force."""
+    if birth.placement is not None:
+        birth.placement.enter(resources, f"pywasm container {birth.id}")
+    if any(n.type == "cgroup" and not n.path for n in birth.outline.namespaces):
         # Its root is the cgroup that the process is in when it is made.
         clone.unshare(clone.CLONE_NEWCGROUP)
 
 
-def _isolate(birth: Birth) -> tuple[control.Ready, Callable[[], None]]:
-    """Do everything up to Ready; returns that, and what Start runs."""
+def _isolate(birth: Birth) -> _Isolated:
+    """Do everything up to Ready."""
     spec = read_spec(birth.bundle)
     if not spec.process.args:
         raise SpecError("process.args: expected at least one argument")
-    annotations = birth.annotations
+    annotations, linux = birth.annotations, spec.linux
+    proc = procfs.open_proc()
+    privileges.check(spec)
+    # First of what takes long, since on cgroup v1 it is waiting.
+    _take_place(birth, linux.resources)
+    program = _filter(birth, linux.seccomp)
+    flags = seccomp.flag_bits(linux.seccomp) if linux.seccomp else 0
+    keyring.new_session_keyring()
+    user_namespace = privileges.open_user_namespace(spec)
     _join_namespaces(birth.outline, network=annotations.network)
-    rootfs.isolate()
+    mounts.isolate(os.path.join(birth.bundle, spec.root.path), linux.rootfs_propagation)
+
     prepare, stdio = control.receive(birth.channel)
     if not isinstance(prepare, control.Prepare):
         raise EOFError
-    mounts = rootfs.build(birth.bundle, spec, prepare.rootfs, annotations.kernel_filesystems)
-    _name(spec)
+    visible = rootfs.visible_mounts(spec, annotations.kernel_filesystems)
+    root = rootfs.build(birth.bundle, spec, prepare.rootfs, visible)
+    if birth.outline.hooks.before_root:
+        control.send(birth.channel, control.Isolated())
+        if not isinstance(control.receive(birth.channel)[0], control.Continue):
+            raise EOFError
+    hooks.run_here(
+        "createContainer", spec.hooks.create_container, birth.state("creating"), birth.bundle
+    )
+    rootfs.enter(root, linux.rootfs_propagation)
+
+    privileges.apply(spec, proc)
+    os.close(proc)
     _enter_cwd(spec.process)
     compiled = entrypoint.compiled(
         spec, annotations, birth.preferred_engine, birth.channel, birth.artifacts
@@ -113,17 +163,32 @@ def _isolate(birth: Birth) -> tuple[control.Ready, Callable[[], None]]:
         os.fchdir(birth.artifacts)
     for target, fd in enumerate(stdio):
         os.dup2(fd, target)
-    files.keep_only([birth.channel.fileno(), compiled.artifact.fd, here])
+    kept = [birth.channel.fileno(), compiled.artifact.fd, here]
+    files.keep_only(kept if user_namespace is None else [*kept, user_namespace])
     listeners = [grants.listen(address) for address in annotations.listen]
-    _drop_privileges(spec.process)
+    missing = privileges.drop(spec.process, user_namespace, program, flags)
     path, function = entrypoint.split(spec.process.args[0])
     credentials.set_name(os.path.basename(path))
     module = compiled.load(function)
     if compiled.mapped:
         _leave(here)
-    granted = grants.grant(spec.process, mounts, annotations, here, listeners)
-    ready = control.Ready(compiled.engine.name, compiled.reason)
-    return ready, lambda: module.run(granted, function)
+    granted = grants.grant(spec.process, visible, annotations, here, listeners)
+    starting = spec.hooks.start_container
+    ready = control.Ready(compiled.engine.name, compiled.reason, missing, bool(starting))
+    return _Isolated(ready, starting, lambda: module.run(granted, function))
+
+
+def _filter(birth: Birth, profile: Seccomp | None) -> bytes:
+    """Return the profile's filter; a new one goes to the shim, who keeps it for the next guest."""
+    if profile is None:
+        return b""
+    key, program, cached = privileges.load_filter(profile, ArtifactCache(birth.artifacts))
+    if not cached:
+        kept = os.memfd_create("filter", os.MFD_CLOEXEC)
+        write_artifact(kept, key, program)
+        control.send(birth.channel, control.Keep(key), [kept])
+        os.close(kept)
+    return program
 
 
 def _join_namespaces(outline: Outline, *, network: bool) -> None:
@@ -140,25 +205,6 @@ def _join_namespaces(outline: Outline, *, network: bool) -> None:
         clone.unshare(clone.CLONE_NEWNET)
 
 
-def _leave(here: int) -> None:
-    """Go back to the directory `here`, or to the root where the user may not enter it."""
-    try:
-        os.fchdir(here)
-    except PermissionError:
-        os.chdir("/")
-
-
-def _name(spec: Spec) -> None:
-    if not (spec.hostname or spec.domainname):
-        return
-    if not any(namespace.type == "uts" for namespace in spec.linux.namespaces):
-        raise SpecError("hostname: without a uts namespace it would be the host's")
-    if spec.hostname:
-        credentials.set_hostname(spec.hostname)
-    if spec.domainname:
-        credentials.set_domainname(spec.domainname)
-
-
 def _enter_cwd(process: Process) -> None:
     try:
         os.chdir(process.cwd)
@@ -168,13 +214,12 @@ def _enter_cwd(process: Process) -> None:
         os.chdir(process.cwd)
 
 
-def _drop_privileges(process: Process) -> None:
-    user = process.user
-    credentials.set_user(user.uid, user.gid, user.additional_gids, user.umask)
-    # The kernel forgets it when credentials change.
-    credentials.set_pdeathsig(signal.SIGKILL)
-    if process.no_new_privileges:
-        credentials.no_new_privs()
+def _leave(here: int) -> None:
+    """Go back to the directory `here`, or to the root where the user may not enter it."""
+    try:
+        os.fchdir(here)
+    except PermissionError:
+        os.chdir("/")
 
 
 def _fail(channel: socket.socket, reason: str, *, invalid: bool) -> None:

@@ -7,61 +7,61 @@ be left there.
 """
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from oci.runtime import Mount, Spec
 from shim.guest.annotations import KERNEL_FILESYSTEMS
 from shim.guest.control import Mount as RootfsMount
-from shim.linux import mounts
+from shim.linux import devices, mapped_rootfs, masks, mounts, spec_mounts, user_namespace
 
 
-def isolate() -> None:
-    """Hide this process's mounts from the host. The host's unmounts still arrive here."""
-    mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
+def visible_mounts(spec: Spec, kernel_filesystems: Collection[str]) -> list[Mount]:
+    """Return the spec's mounts without those of the kernel's filesystems that are not asked for."""
+    hidden = KERNEL_FILESYSTEMS.difference(kernel_filesystems)
+    return [mount for mount in spec.mounts if mount.type not in hidden]
 
 
 def build(
-    bundle: str,
-    spec: Spec,
-    rootfs_mounts: Iterable[RootfsMount],
-    kernel_filesystems: Collection[str] = (),
-) -> list[Mount]:
-    """Mount everything and make the rootfs this process's root.
+    bundle: str, spec: Spec, rootfs_mounts: Iterable[RootfsMount], visible: Sequence[Mount]
+) -> int:
+    """Mount everything in its place; returns the directory that `enter` makes the root.
 
-    Of the kernel's filesystems only those of the types given are mounted. Returns the spec's mounts
-    that the guest sees. Raises OSError naming the mount that failed.
+    Raises OSError naming the mount that failed, SpecError.
     """
     path = os.path.join(bundle, spec.root.path)
     for mount in rootfs_mounts:
-        options = mounts.parse_options(mount.options)
         if mount.target:
             # Inside what is mounted already, which may be an image with symlinks of its own.
             root = _open(path)
+            options = mounts.parse_options(mount.options)
             mounts.mount_at(root, mount.target, mount.source, mount.type, options)
             os.close(root)
         else:
-            mounts.mount_all(mount.source, path, mount.type, options)
+            mapped_rootfs.mount(mount.source, path, mount.type, mount.options)
     # pivot_root wants a mount point, also where the bundle brings a plain directory.
     mounts.mount(path, path, None, mounts.MS_BIND | mounts.MS_REC)
     root = _open(path)
-    hidden = KERNEL_FILESYSTEMS.difference(kernel_filesystems)
-    visible = [mount for mount in spec.mounts if mount.type not in hidden]
+    linux, ids = spec.linux, user_namespace.ids(spec.linux)
     for entry in visible:
-        mounts.mount_at(
-            root,
-            entry.destination,
-            entry.source or None,
-            entry.type,
-            mounts.parse_options(entry.options),
-        )
-    os.close(root)
+        spec_mounts.mount(root, entry, linux)
+    if any(entry.destination.rstrip("/") == "/dev" for entry in visible):
+        # An image's own /dev is left as it is: nobody asked for another.
+        devices.create(root, linux.devices, ids)
+        devices.create_links(root, ids)
+    spec_mounts.seal(root, visible)
+    masks.mask(root, linux.masked_paths, linux.mount_label)
+    masks.make_readonly(root, linux.readonly_paths)
     if spec.root.readonly:
         # Only now: mount points that an image does not have were to be made.
-        mounts.mount_all(path, path, "bind", mounts.parse_options(["rbind", "ro"]))
-    root = _open(path)
+        mounts.seal(root)
+    return root
+
+
+def enter(root: int, propagation: str) -> None:
+    """Make the directory `build` returned this process's root, and let go of the host's."""
     mounts.enter_root(root)
+    mounts.share_root(propagation)
     os.close(root)
-    return visible
 
 
 def _open(path: str) -> int:

@@ -44,10 +44,10 @@ static int swap(void) {
     }
 }
 
-// Open through what another swaps.
-static int through(int rounds) {
+// Open through what another swaps, until it was found in both states so many times.
+static int through(int times) {
     int inside = 0, outside = 0, refused = 0, absent = 0;
-    while (rounds--) {
+    while (inside < times || refused < times) {
         char text[16] = {0};
         struct stat status;
         int file = open("/jail/target/secret", O_RDONLY);
@@ -67,8 +67,7 @@ static int through(int rounds) {
         }
     }
     printf("outside %d\n", outside);
-    // Has it been tried at all?
-    return inside && refused ? 0 : 1;
+    return 0;
 }
 
 // Open files until there are no more to be had, and keep them.

@@ -36,6 +36,7 @@ def test_outline_does_not_judge_the_rest(tmp_path: Path) -> None:
         cgroups_path="/k8s.io/abc",
         terminal=True,
         root_path="rootfs",
+        oci_version="1.2.0",
     )
     with pytest.raises(SpecError, match=r"^process.args\[1\]: expected str, got int$"):
         read_spec(str(tmp_path))

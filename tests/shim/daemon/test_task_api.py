@@ -87,7 +87,7 @@ async def test_everything_about_an_unknown_task_is_not_found(shim: Shim) -> None
         assert (await refused(client, method, request))[0] == Code.NOT_FOUND, method
 
 
-@pytest.mark.parametrize("method", ["Exec", "Pause", "Resume", "Stats", "Update", "Checkpoint"])
+@pytest.mark.parametrize("method", ["Exec", "ResizePty", "Checkpoint"])
 async def test_what_is_missing_says_so(shim: Shim, method: str) -> None:
     client = await shim.create("x", "/idle.wasm")
     code, message = await refused(client, method, api.PauseRequest(id="x"))
@@ -298,15 +298,24 @@ async def test_a_hostname_is_never_the_hosts(shim: Shim) -> None:
     assert os.uname().nodename == before
 
 
-@pytest.mark.parametrize(
-    "namespace", [{"type": "user"}, {"type": "time"}, {"type": "mount", "path": "/proc/1/ns/mnt"}]
-)
-async def test_isolation_that_is_missing_is_not_passed_over(shim: Shim, namespace: Any) -> None:
-    shim.bundle("x", "/idle.wasm", linux={"namespaces": [namespace]})
+UNENFORCEABLE: list[tuple[dict[str, Any], str]] = [
+    ({"namespaces": [{"type": "mount", "path": "/proc/1/ns/mnt"}]}, "linux.namespaces: mount"),
+    ({"namespaces": [{"type": "user"}]}, "linux.uidMappings"),
+    ({"namespaces": [], "sysctl": {"net.core.somaxconn": "1"}}, "linux.sysctl"),
+    ({"seccomp": {"defaultAction": "SCMP_ACT_NONE"}}, "linux.seccomp.defaultAction"),
+    ({"mountLabel": "system_u:object_r:x_t:s0"}, "linux.mountLabel"),
+]
+
+
+@pytest.mark.parametrize(("linux", "field"), UNENFORCEABLE)
+async def test_what_cannot_be_enforced_is_refused(
+    shim: Shim, linux: dict[str, Any], field: str
+) -> None:
+    shim.bundle("x", "/idle.wasm", linux=linux)
     client = await shim.start("x")
     code, message = await refused(client, "Create", shim.create_request("x"))
     assert code == Code.INVALID_ARGUMENT
-    assert f"linux.namespaces: {namespace['type']}" in message
+    assert message.startswith(field)
 
 
 async def test_namespaces_are_new_or_joined_as_the_spec_says(shim: Shim) -> None:
@@ -411,7 +420,15 @@ async def test_a_rootfs_mount_with_a_target_stays_in_the_rootfs(shim: Shim) -> N
     assert not os.path.exists("/usr/inside")
 
 
-@pytest.mark.parametrize("path", ["system.slice:pywasm:x", "/a/../../b"])
+@pytest.mark.skipif(os.path.exists("/run/systemd/private"), reason="systemd runs here")
+async def test_a_scope_where_no_systemd_runs(shim: Shim) -> None:
+    shim.bundle("x", "/idle.wasm", linux={"cgroupsPath": "system.slice:pywasm:x"})
+    client = await shim.start("x")
+    _, message = await refused(client, "Create", shim.create_request("x"))
+    assert message.startswith("linux.cgroupsPath: pywasm-x.scope: ")
+
+
+@pytest.mark.parametrize("path", ["/a/../../b", "/"])
 async def test_delete_does_not_fail_over_a_cgroup_that_cannot_be(shim: Shim, path: str) -> None:
     shim.bundle("x", "/idle.wasm", linux={"cgroupsPath": path})
     client = await shim.start("x")

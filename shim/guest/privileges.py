@@ -1,0 +1,109 @@
+"""What a guest's process may do, and what it still has when its module is loaded. Runs in: guest.
+
+In three steps: `check` while the host is still around it, `apply` in its namespaces and its root
+but with all privileges, `drop` for good.
+"""
+
+import os
+import signal
+
+from oci.linux import Seccomp
+from oci.runtime import Process, Spec, SpecError
+from shim.engines.cache import Artifact, ArtifactCache
+from shim.linux import (
+    credentials,
+    limits,
+    personality,
+    scheduling,
+    seccomp,
+    security_labels,
+    sysctl,
+    user_namespace,
+)
+
+
+def check(spec: Spec) -> None:
+    """Raise SpecError for what this machine could not enforce, or must not."""
+    process, linux = spec.process, spec.linux
+    if (spec.hostname or spec.domainname) and not _has(spec, "uts"):
+        raise SpecError("hostname: without a uts namespace it would be the host's")
+    sysctl.check(linux.sysctl, linux.namespaces)
+    security_labels.check(process.apparmor_profile, process.selinux_label, linux.mount_label)
+    user_namespace.check(linux)
+    limits.check_rlimits(process.rlimits)
+
+
+def open_user_namespace(spec: Spec) -> int | None:
+    """Make the user namespace of the spec, or open the one it names; None without any."""
+    for namespace in spec.linux.namespaces:
+        if namespace.type == "user":
+            if namespace.path:
+                return os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
+            return user_namespace.create(spec.linux.uid_mappings, spec.linux.gid_mappings)
+    return None
+
+
+def load_filter(profile: Seccomp, cache: ArtifactCache) -> tuple[bytes, bytes, bool]:
+    """Return the key and the instructions of a profile's filter, and whether they were cached.
+
+    Raises SpecError, OSError.
+    """
+    name = bytes.fromhex(seccomp.key(profile))
+    found = cache.load(name)
+    if isinstance(found, Artifact):
+        program = found.read()
+        found.close()
+        return name, program, True
+    return name, seccomp.compile_filter(profile), False
+
+
+def apply(spec: Spec, proc: int) -> None:
+    """Give the process the spec's names, limits, priorities and labels.
+
+    `proc` is the host's /proc. Raises OSError, SpecError.
+    """
+    process, linux = spec.process, spec.linux
+    if spec.hostname:
+        credentials.set_hostname(spec.hostname)
+    if spec.domainname:
+        credentials.set_domainname(spec.domainname)
+    sysctl.write(linux.sysctl, proc)
+    if process.oom_score_adj is not None:
+        limits.set_oom_score_adj(process.oom_score_adj, proc)
+    if process.scheduler is not None:
+        scheduling.set_scheduler(process.scheduler)
+    if process.io_priority is not None:
+        scheduling.set_io_priority(process.io_priority)
+    if linux.memory_policy is not None:
+        scheduling.set_memory_policy(linux.memory_policy)
+    if linux.personality is not None:
+        personality.set_personality(linux.personality)
+    limits.set_rlimits(process.rlimits)
+    if process.apparmor_profile:
+        security_labels.apply_apparmor(process.apparmor_profile, proc)
+    if process.selinux_label:
+        security_labels.apply_selinux(process.selinux_label, proc)
+
+
+def drop(process: Process, namespace: int | None, program: bytes, flags: int) -> list[str]:
+    """Become the user, with the capabilities and under the filter of the spec.
+
+    `program` is empty where the spec has no seccomp. Returns the capabilities that could not be
+    granted. Raises OSError.
+    """
+    if namespace is not None:
+        user_namespace.enter(namespace)
+        os.close(namespace)
+    if program and not process.no_new_privileges:
+        # It takes a privilege that is about to go. Otherwise it comes last, as under runc.
+        seccomp.install(program, flags)
+    missing = credentials.become(process)
+    # The kernel forgets it when credentials change.
+    credentials.set_pdeathsig(signal.SIGKILL)
+    if program and process.no_new_privileges:
+        seccomp.install(program, flags)
+    return missing
+
+
+def _has(spec: Spec, kind: str) -> bool:
+    return any(namespace.type == kind for namespace in spec.linux.namespaces)
