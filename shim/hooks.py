@@ -103,8 +103,7 @@ def _started(name: str, hook: Hook, state: State, cwd: str) -> Iterator[_Running
 def _execute(hook: Hook, given: int, report: int, cwd: str) -> None:
     try:
         os.setsid()
-        null = os.open("/dev/null", os.O_WRONLY)
-        for target, fd in enumerate((given, null, report)):
+        for target, fd in enumerate((given, report, report)):
             os.dup2(fd, target)
         files.keep_only(())
         for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores

@@ -11,13 +11,15 @@ import os
 import signal
 import time
 
-from oci.bundle import read_outline
+from oci.bundle import Outline, read_outline
 from oci.runtime import SpecError
 from proto.task_v2_pb2 import DeleteResponse
+from shim import hooks
 from shim.daemon import address
 from shim.daemon.container import PID_FILE
 from shim.daemon.events import timestamp
 from shim.daemon.invocation import Invocation
+from shim.daemon.log import Logger
 from shim.guest.placement import Placement
 from shim.linux.files import read_small
 
@@ -25,22 +27,42 @@ from shim.linux.files import read_small
 def clean_up(invocation: Invocation) -> bytes:
     """Return an encoded DeleteResponse, which says that the container was killed."""
     bundle = invocation.bundle
+    pid = _read(bundle, PID_FILE)
     response = DeleteResponse(
-        pid=int(_read(bundle, PID_FILE) or 0),
+        pid=int(pid or 0),
         exit_status=128 + signal.SIGKILL,
         exited_at=timestamp(time.time_ns()),
     )
     try:
-        path = read_outline(bundle).cgroups_path
+        outline = read_outline(bundle)
+    except SpecError:
+        outline = Outline()  # of a config that no guest was made from
+    try:
+        path = outline.cgroups_path
         cgroup = Placement.for_path(path).cgroup if path else None
-    except (SpecError, OSError):
-        cgroup = None  # of a config that no guest was made from
+    except OSError:
+        cgroup = None  # the same
     if cgroup is not None and cgroup.exists():
         cgroup.kill()
         cgroup.delete()
+    if pid:
+        _run_poststop(invocation, outline)
     if socket_address := _read(bundle, "address"):
         address.release(socket_address.removeprefix("unix://"), only_if_dead=True)
     return response.SerializeToString()
+
+
+def _run_poststop(invocation: Invocation, outline: Outline) -> None:
+    bundle = invocation.bundle
+    log = Logger(bundle, debug=invocation.debug, id=invocation.id, namespace=invocation.namespace)
+    state = hooks.State(
+        outline.oci_version, invocation.id, "stopped", 0, bundle, outline.annotations
+    )
+    for hook in outline.hooks.poststop:
+        try:
+            hooks.run_here("poststop", [hook], state, bundle)
+        except hooks.HookError as error:
+            log.warning("hook failed", error=error)
 
 
 def _read(bundle: str, name: str) -> str:

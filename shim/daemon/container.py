@@ -183,12 +183,12 @@ class Container:
             self._oom.close()
             self._oom = None
         await self._guest.discard()
-        await self._run_late_hooks("poststop", self._guest.outline.hooks.poststop, "stopped")
-        self.stdio.close()
         try:
             os.unlink(os.path.join(self.bundle, PID_FILE))
         except FileNotFoundError:
             pass
+        await self._run_late_hooks("poststop", self._guest.outline.hooks.poststop, "stopped")
+        self.stdio.close()
 
     def bid_farewell(self, answer: bytes) -> None:
         """Spare the launcher a question: containerd executes `delete` after every Delete, too."""

@@ -56,10 +56,10 @@ async def test_one_after_the_other_until_one_fails(run: Run, tmp_path: Path) -> 
     with pytest.raises(HookError) as caught:
         await run(
             script("echo 0 >>order"),
-            script("echo 1 >>order; echo a; printf 'went\\nwrong' >&2; exit 3"),
+            script("echo 1 >>order; echo it; printf 'went\\nwrong' >&2; exit 3"),
             script("echo 2 >>order"),
         )
-    message = "hooks.createRuntime[1]: /bin/sh: ended with status 3: went wrong"
+    message = "hooks.createRuntime[1]: /bin/sh: ended with status 3: it went wrong"
     assert str(caught.value) == message
     assert (tmp_path / "order").read_text() == "0\n1\n"
 
