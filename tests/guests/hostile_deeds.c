@@ -44,10 +44,10 @@ static int swap(void) {
     }
 }
 
-// Open through what another swaps, until it was found in both states so many times.
-static int through(int times) {
+// Open through what another swaps: so many times, and until it was met in both states.
+static int through(int rounds) {
     int inside = 0, outside = 0, refused = 0, absent = 0;
-    while (inside < times || refused < times) {
+    for (; !outside && (rounds > 0 || !inside || !refused); rounds--) {
         char text[16] = {0};
         struct stat status;
         int file = open("/jail/target/secret", O_RDONLY);

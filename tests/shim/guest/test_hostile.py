@@ -32,7 +32,7 @@ from tests.shim.task_api import POD, Container, Ended, Shim, call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SECRET = "SECRET"
+SECRET = "SECRET, and of a length of its own"
 READ = 2  # the right fd_read
 NAMES = {
     0: "ok",
@@ -641,7 +641,7 @@ async def test_a_directory_swapped_for_a_way_out_while_it_is_used(yard: Yard) ->
     jail = yard.jail()
     async with running(await yard.create(jail, "/hostile_deeds.wasm", "swap")) as swapper:
         assert await swapper.stdout.line() == "swapping"
-        ended = await yard.do("through", "300", jail=jail)
+        ended = await yard.do("through", "3000", jail=jail)
     assert ended == (0, "outside 0\n", "")
 
 
@@ -661,7 +661,7 @@ async def test_a_directory_swapped_from_the_host(yard: Yard) -> None:
         ):
             source.rename(destination)
 
-    container = await yard.create(jail, "/hostile_deeds.wasm", "through", "300")
+    container = await yard.create(jail, "/hostile_deeds.wasm", "through", "3000")
     await container.start()
     ended = asyncio.ensure_future(container.ended())
     while not ended.done():
