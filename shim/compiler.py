@@ -1,9 +1,9 @@
 """Process 5: one module's bytes in, its native artifact out.
 
 A compiler is a large program that reads hostile input, so it runs where a bug in it is of little
-use: without files, network, user or privilege, with a bounded share of the machine, and as the
-first process of a PID namespace, so that whatever it starts ends with it. `start` and
-`Compilation` are the shim's side of it; neither blocks.
+use: without files, network, user or privilege, with few system calls, with a bounded share of the
+machine, and as the first process of a PID namespace, so that whatever it starts ends with it.
+`start` and `Compilation` are the shim's side of it; neither blocks.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from shim import compiler_filter
+from shim.compiler_cgroup import CompilerCgroup
 from shim.engines.base import Engine, ModuleError
 from shim.engines.cache import read_artifact, write_artifact
 from shim.engines.limits import limit_memory
@@ -61,7 +63,8 @@ class Limits:
     memory: int = 4 << 30  # address space; threads reserve some of it and never use it
     memory_per_byte: int = 128  # of the module; cranelift was seen to take 100
     artifact: int = 1 << 30
-    tasks: int = 4096  # counted by the kernel together with everything else that nobody runs
+    tasks: int = 512  # of them one for each processor
+    tasks_of_user: int = 4096  # counted together with everything else that user nobody runs
 
     def memory_for(self, size: int) -> int:
         """Return what a module of `size` bytes may take, beyond what the shim itself has mapped."""
@@ -79,6 +82,7 @@ class Compilation:
     _report: int
     _limits: Limits
     _memory: int
+    _cgroup: CompilerCgroup | None
 
     def kill(self) -> None:
         """End it early. `result` is due all the same."""
@@ -113,6 +117,8 @@ class Compilation:
         finally:
             for fd in unused:
                 os.close(fd)
+            if self._cgroup is not None:
+                self._cgroup.delete()
 
     def _explain(self, exit_code: int, cpu: float, report: str) -> None:
         """Raise the error that tells why the compiler did not end well."""
@@ -128,11 +134,16 @@ class Compilation:
         if exit_code == _TOO_LATE:
             raise ModuleError(f"compilation exceeded its limit of {self._limits.time} s")
         if exit_code == _NO_MEMORY or _OUT_OF_MEMORY.search(report):
-            raise ModuleError(
-                f"compilation exceeded its limit of {self._memory >> 20} MiB of memory"
-            )
+            raise _too_large(self._memory)
+        cgroup = self._cgroup
+        if exit_code == -signal.SIGKILL and cgroup is not None and cgroup.ran_out_of_memory():
+            raise _too_large(cgroup.memory)
         how = f"signal {-exit_code}" if exit_code < 0 else f"status {exit_code}"
         raise ModuleError(f"the compiler failed ({how})" + (f": {reason}" if reason else ""))
+
+
+def _too_large(memory: int) -> ModuleError:
+    return ModuleError(f"compilation exceeded its limit of {memory >> 20} MiB of memory")
 
 
 def start(
@@ -143,32 +154,45 @@ def start(
     *,
     memory_pages: int | None = None,
     limits: Limits | None = None,
-    cgroup: int | None = None,
 ) -> Compilation:
     """Clone a compiler for the module in the file `wasm`, which does not change, such as a memfd.
 
     The artifact goes to the first of `outputs`, empty files, whose disk can take it: a draft of the
     cache, then a memfd. They are taken over; `wasm` is not. `memory_pages` is a bound for the
-    module's memory (`limit_memory`), `cgroup` as for `clone`, whose conditions and errors apply.
+    module's memory (`limit_memory`). The conditions and errors of `clone` apply.
     """
     limits = limits or Limits()
     size = os.fstat(wasm).st_size
+    memory = limits.memory_for(size)
     report = os.memfd_create("report", os.MFD_CLOEXEC)
+    try:
+        cgroup = CompilerCgroup(memory, limits.tasks)
+    except OSError:
+        cgroup = None  # the process has limits, too
 
     def entry() -> None:
         try:
+            if cgroup is not None:
+                cgroup.enter()
             _confine(wasm, outputs, report, limits, size)
         except OSError as error:
             _give_up(_NOT_CONFINED, str(error))
         _write(key, _compile(engine, wasm, size, limits, memory_pages), outputs)
 
+    directory = None
     try:
-        child = clone.clone(entry, _NAMESPACES, cgroup=cgroup)
+        directory = cgroup.open_dir() if cgroup is not None else None
+        child = clone.clone(entry, _NAMESPACES, cgroup=directory)
     except BaseException:
         for fd in (*outputs, report):
             os.close(fd)
+        if cgroup is not None:
+            cgroup.delete()
         raise
-    return Compilation(*child, key, outputs, report, limits, limits.memory_for(size))
+    finally:
+        if directory is not None:
+            os.close(directory)
+    return Compilation(*child, key, outputs, report, limits, memory, cgroup)
 
 
 def _confine(wasm: int, outputs: Sequence[int], report: int, limits: Limits, size: int) -> None:
@@ -196,7 +220,7 @@ def _confine(wasm: int, outputs: Sequence[int], report: int, limits: Limits, siz
         (resource.RLIMIT_CPU, limits.cpu),
         (resource.RLIMIT_AS, mapped + limits.memory_for(size)),
         (resource.RLIMIT_FSIZE, limits.artifact + 4096),
-        (resource.RLIMIT_NPROC, limits.tasks),
+        (resource.RLIMIT_NPROC, limits.tasks_of_user),
         (resource.RLIMIT_NOFILE, max(_DESCRIPTORS, *kept) + 1),
         (resource.RLIMIT_CORE, 0),
     ):
@@ -208,6 +232,7 @@ def _confine(wasm: int, outputs: Sequence[int], report: int, limits: Limits, siz
     # CPU time does not pass in a deadlock. A handler, because this is a PID 1.
     signals.exit_on([signal.SIGALRM])
     signal.setitimer(signal.ITIMER_REAL, limits.time)
+    compiler_filter.confine()
 
 
 def _compile(

@@ -21,6 +21,7 @@ import stat
 import termios
 
 from shim.linux.inotify import watch_close_write
+from shim.linux.readonly import open_readonly
 
 _LATE_READER_CHECK = 0.1
 
@@ -95,7 +96,7 @@ class Stdio:
 
     def _open_input(self) -> int:
         if not self.stdin:
-            return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            return open_readonly("/dev/null", os.O_RDONLY)
         both = _open_fifo(self.stdin)
         try:
             reader = _reopen(both, os.O_RDONLY)
@@ -108,7 +109,7 @@ class Stdio:
 
     def _open_output(self, path: str) -> int:
         if not path:
-            return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+            return open_readonly("/dev/null", os.O_WRONLY)
         both = _open_fifo(path)
         self._outputs.append(_reopen(both, os.O_WRONLY))
         return both

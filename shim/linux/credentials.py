@@ -116,11 +116,17 @@ def become(process: Process) -> list[str]:
     # The umask of whoever started containerd is nobody's business; runc has the same one.
     umask = _UMASK if user.umask is None else user.umask
     set_user(user.uid, user.gid, user.additional_gids, umask, keep_capabilities=True)
+    effective, permitted = capabilities.effective, capabilities.permitted
+    if user.uid != 0:
+        # What execve(2) leaves to another user than root. Clients write the same sets for every
+        # user, and rely on that one who is not root does not get them.
+        survivors = set(permitted).intersection(capabilities.inheritable, capabilities.ambient)
+        effective = permitted = tuple(survivors)
     missing = set_capabilities(
         bounding=capabilities.bounding,
-        effective=capabilities.effective,
+        effective=effective,
         inheritable=capabilities.inheritable,
-        permitted=capabilities.permitted,
+        permitted=permitted,
         ambient=capabilities.ambient,
     )
     if process.no_new_privileges:

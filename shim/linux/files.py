@@ -11,6 +11,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from shim.linux.libc import NUMBERS, fail, system_call
@@ -29,6 +30,8 @@ AT_SYMLINK_NOFOLLOW: Final = 0x100
 MAX_FD: Final = 0xFFFFFFFF
 
 _OPEN_HOW: Final = struct.Struct("=3Q")  # struct open_how: flags, mode, resolve
+_HOW_SIZE: Final = _OPEN_HOW.size
+_how = lru_cache(64)(_OPEN_HOW.pack)  # a process uses few: this is the hottest of WASI's calls
 _SYS_OPENAT2: Final = NUMBERS["openat2"]
 _RACED: Final = RESOLVE_BENEATH | RESOLVE_IN_ROOT
 _RACES: Final = 32
@@ -44,18 +47,21 @@ def openat2(dirfd: int, path: bytes | str, flags: int, mode: int = 0, resolve: i
     `mode` must be 0 without O_CREAT or O_TMPFILE. Raises OSError: EXDEV for a path that would leave
     with RESOLVE_BENEATH, ELOOP for a symlink that may not be followed, ENOSYS before Linux 5.6.
     """
-    name = os.fsencode(path)
+    name = path if isinstance(path, bytes) else os.fsencode(path)
     if b"\0" in name:
         raise ValueError("embedded null byte")
-    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
+    how = _how(flags | os.O_CLOEXEC, mode, resolve)
+    fd: int = _openat2(_SYS_OPENAT2, dirfd, name, how, _HOW_SIZE)
+    if fd >= 0:
+        return fd
     for _ in range(_RACES):
-        fd = _openat2(_SYS_OPENAT2, dirfd, name, how, _OPEN_HOW.size)
-        if fd >= 0:
-            return int(fd)
         error = ctypes.get_errno()
         # Somebody renamed a directory while the kernel followed a `..` through it: ask again.
         if error != errno.EINTR and not (error == errno.EAGAIN and resolve & _RACED):
             break
+        fd = _openat2(_SYS_OPENAT2, dirfd, name, how, _HOW_SIZE)
+        if fd >= 0:
+            return fd
     fail("openat2", name, error)
 
 

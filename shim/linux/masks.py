@@ -54,6 +54,8 @@ def mask(root: int, paths: Iterable[str], mount_label: str = "") -> None:
                         if null < 0:
                             null = _open_null()
                         mount(magic(null), magic(below), None, MS_BIND)
+                        # It is the host's, whose mode and owner are not the container's to change.
+                        _seal(root, path, below, os.fstat(null))
                 finally:
                     os.close(below)
     finally:
@@ -73,17 +75,22 @@ def make_readonly(root: int, paths: Iterable[str]) -> None:
                 continue
             try:
                 mount(magic(below), magic(below), None, MS_BIND | MS_REC)
-                above = reopen_mounted(root, path, below, os.fstat(below))
-                try:
-                    seal(above)
-                except OSError:
-                    with suppress(OSError):
-                        umount(magic(above), MNT_DETACH)
-                    raise
-                finally:
-                    os.close(above)
+                _seal(root, path, below, os.fstat(below))
             finally:
                 os.close(below)
+
+
+def _seal(root: int, path: str, below: int, expected: os.stat_result) -> None:
+    """Make read-only what was just mounted on `below`, or unmount it again."""
+    above = reopen_mounted(root, path, below, expected)
+    try:
+        seal(above)
+    except OSError:
+        with suppress(OSError):
+            umount(magic(above), MNT_DETACH)
+        raise
+    finally:
+        os.close(above)
 
 
 @contextmanager

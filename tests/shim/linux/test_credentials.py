@@ -187,8 +187,13 @@ def test_process_as_the_kernel_shows_it(alive: Alive) -> None:
 
     with alive(entry) as pid:
         found = status(pid)
+        chown = {"CAP_CHOWN"}
         assert sets(pid) == {
-            field: set(getattr(capabilities, field)) for field in capabilities.__struct_fields__
+            "bounding": {"CAP_KILL", "CAP_CHOWN", "CAP_NET_RAW"},
+            "permitted": chown,
+            "effective": chown,
+            "inheritable": chown,
+            "ambient": chown,
         }
         # Not the user's: what the kernel does not let be dumped is root's.
         assert os.stat(f"/proc/{pid}/mem").st_uid == 0
@@ -197,6 +202,33 @@ def test_process_as_the_kernel_shows_it(alive: Alive) -> None:
     assert found["Groups"].split() == ["5", "6"]
     assert found["Umask"] == "0037"
     assert found["NoNewPrivs"] == "1"
+
+
+def test_root_has_what_the_spec_says(alive: Alive) -> None:
+    capabilities = Capabilities(
+        bounding=("CAP_KILL", "CAP_CHOWN", "CAP_NET_RAW"),
+        permitted=("CAP_KILL", "CAP_CHOWN"),
+        effective=("CAP_KILL",),
+    )
+    with alive(lambda: assert_granted(become(Process(capabilities=capabilities)))) as pid:
+        assert sets(pid) == {
+            field: set(getattr(capabilities, field)) for field in capabilities.__struct_fields__
+        }
+
+
+@pytest.mark.parametrize("lacking", ["permitted", "inheritable", "ambient"])
+def test_user_keeps_what_is_in_three_sets(lacking: str, alive: Alive) -> None:
+    """As after an exec: the ambient set, which is what is permitted and inheritable, too."""
+    names = {"bounding", "permitted", "effective", "inheritable", "ambient"} - {lacking}
+    capabilities = Capabilities(**dict.fromkeys(names, ("CAP_KILL",)))
+
+    def entry() -> None:
+        become(Process(user=User(uid=1001), capabilities=capabilities))
+
+    with alive(entry) as pid:
+        found = sets(pid)
+        assert found["bounding"] == {"CAP_KILL"}
+        assert not found["permitted"] | found["effective"] | found["ambient"]
 
 
 def test_umask_is_not_inherited(alive: Alive) -> None:

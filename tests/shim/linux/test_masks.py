@@ -34,6 +34,9 @@ def test_masked_paths(rootfs: Path, in_mounts: InMounts) -> None:
         assert e.value.errno == errno.EROFS
         assert (rootfs / "etc/key").read_bytes() == b""
         assert os.stat(rootfs / "etc/key").st_rdev == os.makedev(1, 3)
+        (rootfs / "etc/key").write_text("x")  # goes where all goes
+        with pytest.raises(OSError, match="Read-only"):
+            os.chmod(rootfs / "etc/key", 0o666)  # which would be the host's /dev/null
 
     in_mounts(entry)
 
