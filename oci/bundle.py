@@ -19,7 +19,7 @@ from msgspec import field
 
 from oci.decoding import DocumentDecoder, SpecError
 from oci.linux import Section, TimeOffset
-from oci.runtime import Hook, Spec, decode
+from oci.runtime import ConsoleSize, Hook, Spec, decode
 
 __all__ = ["Outline", "OutlineNamespace", "SpecError", "read_outline", "read_spec"]
 
@@ -55,6 +55,7 @@ class Outline(Section, frozen=True, kw_only=True):
     namespaces: tuple[OutlineNamespace, ...] = ()
     cgroups_path: str = ""
     terminal: bool = False
+    console_size: ConsoleSize | None = None
     root_path: str = ""
     oci_version: str = ""
     time_offsets: Mapping[str, TimeOffset] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Outline(Section, frozen=True, kw_only=True):
 
 class _Process(Section, frozen=True, kw_only=True):
     terminal: bool = False
+    console_size: ConsoleSize | None = None
 
 
 class _Root(Section, frozen=True, kw_only=True):
@@ -86,6 +88,7 @@ class _Config(Section, frozen=True, kw_only=True):
 
 class _AnyProcess(Section, frozen=True, kw_only=True):
     terminal: Any = None
+    console_size: Any = None
 
 
 class _AnyConfig(Section, frozen=True, kw_only=True):
@@ -113,6 +116,7 @@ def read_outline(bundle: str | int) -> Outline:
         namespaces=config.linux.namespaces,
         cgroups_path=config.linux.cgroups_path,
         terminal=config.process.terminal,
+        console_size=config.process.console_size,
         root_path=config.root.path,
         oci_version=config.oci_version,
         time_offsets=config.linux.time_offsets,

@@ -116,7 +116,7 @@ def _rehearse_shim(directory: str) -> None:
         await serving
 
     asyncio.run(converse())
-    os.close(artifacts.directory)
+    artifacts.close()
 
 
 def _rehearse_guest(directory: str) -> None:

@@ -14,6 +14,7 @@ from shim.engines import select
 from shim.engines.base import ModuleError
 from shim.engines.cache import Artifact, ArtifactCache, Refusal, open_directory
 from shim.guest import control
+from shim.linux.readonly import open_readonly
 
 
 class Artifacts:
@@ -22,10 +23,22 @@ class Artifacts:
     def __init__(self, state_directory: str, preferred_engine: str, log: Logger) -> None:
         """Open the cache. Raises OSError if its directory cannot be trusted."""
         self.preferred_engine = preferred_engine
-        self.directory = open_directory(os.path.join(state_directory, "artifacts"))
-        self._cache = ArtifactCache(self.directory, report=log.warning)
+        self._writable = open_directory(os.path.join(state_directory, "artifacts"))
+        self._cache = ArtifactCache(self._writable, report=log.warning)
+        # What guests load from. One that is root could change what it holds open, or its times.
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        self.directory = open_readonly(f"/proc/self/fd/{self._writable}", flags)
         self._log = log
         self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+
+    def close(self) -> None:
+        """Close the cache."""
+        os.close(self._writable)
+        os.close(self.directory)
+
+    def touch(self, key: bytes, *, verified: bool) -> None:
+        """Note that a guest has used an artifact, and `verified` it if it did."""
+        self._cache.touch(key, verified)
 
     async def make(self, request: control.Compile, module: int) -> Artifact | Refusal:
         """Have the module in the sealed file `module` compiled, and keep the artifact.
@@ -35,7 +48,19 @@ class Artifacts:
         """
         # Of several guests that ask for one module at the same time, the first has it compiled.
         async with self._locks.setdefault(request.key, asyncio.Lock()):
-            return self._cache.load(request.key) or await self._compile(request, module)
+            known = self._cache.load(request.key) or await self._compile(request, module)
+        return known if isinstance(known, Refusal) else self._readonly(known)
+
+    def _readonly(self, artifact: Artifact) -> Artifact:
+        """Open an artifact of the cache again, as guests get it."""
+        if not artifact.name:
+            return artifact
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(artifact.name, flags, dir_fd=self.directory)
+        finally:
+            artifact.close()
+        return artifact._replace(fd=fd)
 
     def keep(self, key: bytes, fd: int) -> None:
         """Keep what a guest has made, in a file as `write_artifact` makes it; takes `fd` over.

@@ -1,4 +1,4 @@
-"""One container: its guest, its streams, and the states it goes through. Runs in: shim.
+"""One container: its first program, further ones, and the states it goes through. Runs in: shim.
 
 created -- start --> running -- (guest ends) --> stopped -- delete --> gone
    |                  ^   |                         ^
@@ -11,7 +11,7 @@ created -- start --> running -- (guest ends) --> stopped -- delete --> gone
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from oci.linux import Resources
 from oci.runtime import Hook
@@ -19,9 +19,11 @@ from proto.mount_pb2 import Mount
 from proto.task_pb2 import Status
 from proto.task_v2_pb2 import CreateTaskRequest
 from shim import hooks
+from shim.daemon.execution import Exec
+from shim.daemon.guest import Guest
 from shim.daemon.log import Logger
 from shim.daemon.oom import OomReporter
-from shim.daemon.process import Guest, GuestError
+from shim.daemon.program import Program
 from shim.daemon.stdio import Stdio
 from shim.guest import control
 from shim.launcher import FAREWELL
@@ -33,20 +35,33 @@ PID_FILE = "init.pid"
 """In the bundle from Create to Delete, as runc's shim has it: the guest's pid on the host."""
 
 
-class Container:
+class Container(Program):
     """A container whose guest is ready to start."""
 
     @classmethod
-    async def create(cls, request: CreateTaskRequest, guest: Guest, log: Logger) -> "Container":
-        """Finish what `guest` began.
+    async def create(
+        cls, request: CreateTaskRequest, guest: Guest, logger_env: Mapping[str, str], log: Logger
+    ) -> "Container":
+        """Finish what `guest` began; `logger_env` as in `Stdio`.
 
         Raises GuestError or OSError, and then nothing of the container is left.
         """
-        stdio = Stdio(request.stdin, request.stdout, request.stderr)
+        stdio = Stdio(
+            request.stdin,
+            request.stdout,
+            request.stderr,
+            terminal=request.terminal,
+            logger_env=logger_env,
+        )
         try:
             fds = stdio.open()
             try:
-                ready = await guest.prepare([_mount(mount) for mount in request.rootfs], fds)
+                await stdio.ready()
+                size = guest.outline.console_size
+                if request.terminal and size is not None:
+                    stdio.resize(size.width, size.height)
+                rootfs = [_mount(mount) for mount in request.rootfs]
+                ready = await guest.prepare(rootfs, fds, terminal=request.terminal)
             finally:
                 for fd in fds:
                     os.close(fd)
@@ -65,85 +80,78 @@ class Container:
     def __init__(
         self, id: str, bundle: str, guest: Guest, stdio: Stdio, log: Logger, *, hooked: bool
     ) -> None:
-        self.id = id
+        super().__init__(id, id, stdio)
         self.bundle = bundle
-        self.stdio = stdio
+        self.execs: dict[str, Exec] = {}
         self._guest = guest
         self._log = log
         self._hooked = hooked
-        self._started = False
         self._oom = _watch_oom(guest, log)
-        guest.exited.add_done_callback(lambda _: self._guest_ended())
+        self._adopt(guest)
 
-    def _guest_ended(self) -> None:
+    def _ended(self) -> None:
         if self._oom is not None:
             self._oom.look()  # before anybody hears of the exit, whose reason it may be
-        self.stdio.guest_ended()
-
-    @property
-    def pid(self) -> int:
-        """The guest's pid on the host, also after its end."""
-        return self._guest.pid
+        if not self._guest.has_pid_namespace:
+            # The kernel ends what is in a namespace with its first process; nobody else does.
+            for execution in self.execs.values():
+                if execution.status == Status.RUNNING:
+                    execution.kill(signal.SIGKILL)
+        super()._ended()
 
     @property
     def status(self) -> Status:
         """CREATED, RUNNING, PAUSED or STOPPED."""
-        if self._guest.exited.done():
-            return Status.STOPPED
-        if self._guest.paused:
-            return Status.PAUSED
-        return Status.RUNNING if self._started else Status.CREATED
-
-    @property
-    def exit_status(self) -> int:
-        """Exit status of the guest, 128 + n for a death by signal n; 0 until it has ended."""
-        return self._guest.exited.result() if self._guest.exited.done() else 0
-
-    @property
-    def exited_at(self) -> int:
-        """Nanoseconds since the epoch; 0 until the guest has ended."""
-        return self._guest.exited_at
+        status = super().status
+        return Status.PAUSED if self._guest.paused and status != Status.STOPPED else status
 
     async def start(self) -> None:
         """Let the program run. Raises RpcError unless it was only created, and can be started."""
         if self.status != Status.CREATED or self._started:
-            raise RpcError(Code.FAILED_PRECONDITION, f"cannot start a {self._state()} process")
+            raise RpcError(Code.FAILED_PRECONDITION, f"cannot start a {self.state()} process")
         self._started = True
-        try:
-            await self._guest.start(hooked=self._hooked)
-        except GuestError as error:
-            raise RpcError(Code.UNKNOWN, str(error)) from error
+        await self._start(hooked=self._hooked)
         await self._run_late_hooks("poststart", self._guest.outline.hooks.poststart, "running")
         limit = self._guest.annotations.time_limit
         if limit is not None:
             timer = asyncio.get_running_loop().call_later(limit, self._expire, limit)
-            self._guest.exited.add_done_callback(lambda _: timer.cancel())
+            self.on_exit(timer.cancel)
 
     def _expire(self, limit: float) -> None:
         # Here and not in the guest, where a hostile module might get at the timer.
         self._log.info("time limit exceeded", task=self.id, seconds=limit)
         self.stdio.say(f"pywasm: killed: it exceeded its time limit of {limit:g} s\n")
-        self._guest.kill(signal.SIGKILL)
+        self.kill(signal.SIGKILL)
 
-    def kill(self, signum: int) -> None:
-        """Send a signal to the guest. Raises RpcError."""
-        if not 0 <= signum <= 64:
-            raise RpcError(Code.INVALID_ARGUMENT, f"invalid signal {signum}")
-        try:
-            self._guest.kill(signum)
-        except ProcessLookupError as error:
-            raise RpcError(Code.NOT_FOUND, "process already finished") from error
+    def kill_all(self, signum: int) -> None:
+        """Send a signal to every process of the container. Raises RpcError."""
+        self.kill(signum)
+        for pid in self.pids():
+            if pid != self.pid:
+                try:
+                    os.kill(pid, signum)
+                except ProcessLookupError:
+                    pass  # it was faster
+
+    def execute(self, exec_id: str, process: bytes, stdio: Stdio) -> Exec:
+        """Add a further program, which is not started yet. Raises RpcError."""
+        if exec_id in self.execs:
+            raise RpcError(Code.ALREADY_EXISTS, f"id {exec_id}: already exists")
+        if self.status in (Status.STOPPED, Status.PAUSED):
+            raise RpcError(Code.FAILED_PRECONDITION, f"cannot exec in a {self.state()} container")
+        self.execs[exec_id] = Exec(exec_id, self._guest, process, stdio, self._log)
+        return self.execs[exec_id]
 
     def pause(self) -> None:
-        """Stop the program where it stands. Raises RpcError unless it runs, OSError."""
+        """Stop all programs where they stand. Raises RpcError unless it runs, OSError."""
         if self.status not in (Status.RUNNING, Status.CREATED):
-            raise RpcError(Code.FAILED_PRECONDITION, f"cannot pause a {self._state()} container")
+            raise RpcError(Code.FAILED_PRECONDITION, f"cannot pause a {self.state()} container")
         self._guest.pause()
 
     def resume(self) -> None:
-        """Let it go on. Raises RpcError unless it is paused, OSError."""
+        """Let them go on. Raises RpcError unless it is paused, OSError."""
         if self.status != Status.PAUSED:
-            raise RpcError(Code.FAILED_PRECONDITION, f"cannot resume a {self._state()} container")
+            raise RpcError(Code.FAILED_PRECONDITION, f"cannot resume a {self.state()} container")
         self._guest.resume()
 
     async def update(self, resources: Resources) -> None:
@@ -163,31 +171,29 @@ class Container:
 
     def pids(self) -> list[int]:
         """The container's processes, as the host numbers them."""
-        if self._guest.exited.done():
+        if self.status == Status.STOPPED:
             return []
-        return self._guest.cgroup.pids() if self._guest.cgroup is not None else [self.pid]
-
-    def on_exit(self, callback: Callable[[], object]) -> None:
-        """Call `callback` when the guest ends."""
-        self._guest.exited.add_done_callback(lambda _: callback())
-
-    async def wait(self) -> None:
-        """Return when the guest has ended."""
-        await asyncio.shield(self._guest.exited)
+        if self._guest.cgroup is not None:
+            return self._guest.cgroup.pids()
+        running = [e.pid for e in self.execs.values() if e.status == Status.RUNNING]
+        return [self.pid, *running]
 
     async def delete(self) -> None:
         """Free what the container holds. Raises RpcError while it runs."""
         if self.status in (Status.RUNNING, Status.PAUSED):
-            raise RpcError(Code.FAILED_PRECONDITION, f"cannot delete a {self._state()} process")
+            raise RpcError(Code.FAILED_PRECONDITION, f"cannot delete a {self.state()} process")
         if self._oom is not None:
             self._oom.close()
             self._oom = None
+        for execution in self.execs.values():
+            await execution.discard()
         await self._guest.discard()
         try:
             os.unlink(os.path.join(self.bundle, PID_FILE))
         except FileNotFoundError:
             pass
         await self._run_late_hooks("poststop", self._guest.outline.hooks.poststop, "stopped")
+        await self.stdio.drain()
         self.stdio.close()
 
     def bid_farewell(self, answer: bytes) -> None:
@@ -207,9 +213,6 @@ class Container:
     def _check_alive(self, verb: str) -> None:
         if self.status == Status.STOPPED:
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot {verb} a stopped container")
-
-    def _state(self) -> str:
-        return Status.Name(self.status).lower()
 
 
 def _watch_oom(guest: Guest, log: Logger) -> OomReporter | None:

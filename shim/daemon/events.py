@@ -26,6 +26,8 @@ _TOPICS: dict[type[Message], str] = {
     events_pb2.TaskStart: "/tasks/start",
     events_pb2.TaskExit: "/tasks/exit",
     events_pb2.TaskDelete: "/tasks/delete",
+    events_pb2.TaskExecAdded: "/tasks/exec-added",
+    events_pb2.TaskExecStarted: "/tasks/exec-started",
     events_pb2.TaskOOM: "/tasks/oom",
     events_pb2.TaskPaused: "/tasks/paused",
     events_pb2.TaskResumed: "/tasks/resumed",

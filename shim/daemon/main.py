@@ -11,12 +11,13 @@ from oci.bundle import read_outline
 from oci.runtime import SpecError
 from shim.daemon import address, config
 from shim.daemon.artifacts import Artifacts
+from shim.daemon.child import GuestError
 from shim.daemon.cleanup import clean_up
 from shim.daemon.events import Publisher
+from shim.daemon.guest import Guest
 from shim.daemon.info import runtime_info
 from shim.daemon.invocation import Invocation, UsageError
 from shim.daemon.log import Logger
-from shim.daemon.process import Guest, GuestError
 from shim.daemon.service import TaskService
 from shim.launcher import RUN_DIRECTORY
 from shim.linux import credentials
@@ -74,6 +75,7 @@ def _start(
     except OSError:
         address.release(claim.path)
         raise
+    _raise_oom_score()  # before the guest inherits it
     early = None
     try:
         # At once: what a guest can do alone takes it as long as containerd takes to ask for it.
@@ -84,7 +86,6 @@ def _start(
         log.warning(warning)
     os.chdir("/")
     credentials.set_name("pywasm-shim")
-    _raise_oom_score()
     # Not asyncio.run: this process ends here, and needs no loop taken apart for that.
     asyncio.new_event_loop().run_until_complete(serve(claim, invocation, artifacts, early, log))
 
@@ -104,7 +105,7 @@ async def serve(
 ) -> None:
     """Be the shim that listens on `claim`, until containerd shuts it down."""
     publisher = Publisher(invocation.ttrpc_address, invocation.namespace, log)
-    service = TaskService(publisher, artifacts, log, early)
+    service = TaskService(invocation.namespace, publisher, artifacts, log, early)
     server = Server(service.services())
     assert claim.listener is not None
     serving = asyncio.create_task(server.serve(claim.listener))

@@ -14,13 +14,18 @@ from google.protobuf.empty_pb2 import Empty
 
 from oci.bundle import read_outline
 from oci.runtime import SpecError, decode_resources
-from proto import events_pb2, task_pb2
+from proto import events_pb2, runc_options_pb2
 from proto import task_v2_pb2 as api
+from proto.task_pb2 import Status
 from shim.daemon.artifacts import Artifacts
+from shim.daemon.child import GuestError
 from shim.daemon.container import Container
 from shim.daemon.events import Publisher, timestamp
+from shim.daemon.execution import Exec
+from shim.daemon.guest import Guest
 from shim.daemon.log import Logger
-from shim.daemon.process import Guest, GuestError
+from shim.daemon.program import Program
+from shim.daemon.stdio import Stdio
 from shim.guest import control
 from shim.ttrpc import Code, Context, Method, RpcError
 
@@ -29,9 +34,15 @@ class TaskService:
     """The containers of one shim."""
 
     def __init__(
-        self, publisher: Publisher, artifacts: Artifacts, log: Logger, early: Guest | None = None
+        self,
+        namespace: str,
+        publisher: Publisher,
+        artifacts: Artifacts,
+        log: Logger,
+        early: Guest | None = None,
     ) -> None:
         """`early` is the guest of a Create that is still some milliseconds away."""
+        self._namespace = namespace
         self._publisher = publisher
         self._artifacts = artifacts
         self._log = log
@@ -45,6 +56,8 @@ class TaskService:
         """What the ttrpc server offers."""
         methods = {
             "Create": Method(api.CreateTaskRequest, self.create),
+            "Exec": Method(api.ExecProcessRequest, self.exec),
+            "ResizePty": Method(api.ResizePtyRequest, self.resize_pty),
             "Start": Method(api.StartRequest, self.start),
             "State": Method(api.StateRequest, self.state),
             "Wait": Method(api.WaitRequest, self.wait, cancel_on_disconnect=True),
@@ -65,14 +78,13 @@ class TaskService:
         """Make a container and its guest, isolated, loaded and waiting."""
         if request.id in self._containers or request.id in self._creating:
             raise RpcError(Code.ALREADY_EXISTS, f"task {request.id}: already exists")
-        if request.terminal:
-            raise RpcError(Code.UNIMPLEMENTED, "terminals are not implemented")
         if request.checkpoint:
             raise RpcError(Code.UNIMPLEMENTED, "restoring a checkpoint is not implemented")
         self._creating.add(request.id)
         try:
+            guest = self._guest(request.id, request.bundle)
             container = await Container.create(
-                request, self._guest(request.id, request.bundle), self._log
+                request, guest, self._logger_env(request.id), self._log
             )
         except GuestError as error:
             code = Code.INVALID_ARGUMENT if error.invalid else Code.UNKNOWN
@@ -103,6 +115,9 @@ class TaskService:
         container.on_exit(lambda: self._exited(container))
         return api.CreateTaskResponse(pid=container.pid)
 
+    def _logger_env(self, id: str) -> Mapping[str, str]:
+        return {"CONTAINER_ID": id, "CONTAINER_NAMESPACE": self._namespace}
+
     def _guest(self, id: str, bundle: str) -> Guest:
         early = self._early
         # Of a pod's containers that were started at once, another may be created first.
@@ -118,56 +133,90 @@ class TaskService:
         guest.watch()
         return guest
 
-    def _exited(self, container: Container) -> None:
-        self._log.debug("exited", task=container.id, status=container.exit_status)
+    def _exited(self, program: Program) -> None:
+        self._log.debug(
+            "exited", task=program.container_id, exec=program.id, status=program.exit_status
+        )
         self._publisher.publish(
             events_pb2.TaskExit(
-                container_id=container.id,
-                id=container.id,
-                pid=container.pid,
-                exit_status=container.exit_status,
-                exited_at=timestamp(container.exited_at),
+                container_id=program.container_id,
+                id=program.id,
+                pid=program.pid,
+                exit_status=program.exit_status,
+                exited_at=timestamp(program.exited_at),
             )
         )
 
+    async def exec(self, request: api.ExecProcessRequest, _: Context) -> Empty:
+        """Add a program to a container; Start runs it."""
+        container = self._container(request.id)
+        stdio = Stdio(
+            request.stdin,
+            request.stdout,
+            request.stderr,
+            terminal=request.terminal,
+            logger_env=self._logger_env(request.id),
+        )
+        container.execute(request.exec_id, request.spec.value, stdio)
+        self._publisher.publish(
+            events_pb2.TaskExecAdded(container_id=container.id, exec_id=request.exec_id)
+        )
+        return Empty()
+
     async def start(self, request: api.StartRequest, _: Context) -> api.StartResponse:
-        """Run the program of a created container."""
-        container = self._container(request.id, request.exec_id)
-        await container.start()
-        self._publisher.publish(events_pb2.TaskStart(container_id=request.id, pid=container.pid))
-        return api.StartResponse(pid=container.pid)
+        """Run the program of a created container, or a further one."""
+        program = self._program(request.id, request.exec_id)
+        await program.start()
+        if isinstance(program, Exec):
+            self._publisher.publish(
+                events_pb2.TaskExecStarted(
+                    container_id=request.id, exec_id=request.exec_id, pid=program.pid
+                )
+            )
+            program.on_exit(lambda: self._exited(program))
+        else:
+            self._publisher.publish(events_pb2.TaskStart(container_id=request.id, pid=program.pid))
+        return api.StartResponse(pid=program.pid)
 
     async def state(self, request: api.StateRequest, _: Context) -> api.StateResponse:
-        """Tell everything about a container that is not in its spec."""
-        container = self._container(request.id, request.exec_id)
+        """Tell everything about a program that is not in its spec."""
+        program = self._program(request.id, request.exec_id)
         return api.StateResponse(
-            id=container.id,
-            bundle=container.bundle,
-            pid=container.pid,
-            status=container.status,
-            stdin=container.stdio.stdin,
-            stdout=container.stdio.stdout,
-            stderr=container.stdio.stderr,
-            exit_status=container.exit_status,
-            exited_at=timestamp(container.exited_at),
+            id=request.id,
+            exec_id=request.exec_id,
+            bundle=self._container(request.id).bundle,
+            pid=program.pid,
+            status=program.status,
+            stdin=program.stdio.stdin,
+            stdout=program.stdio.stdout,
+            stderr=program.stdio.stderr,
+            terminal=program.stdio.terminal,
+            exit_status=program.exit_status,
+            exited_at=timestamp(program.exited_at),
         )
 
     async def wait(self, request: api.WaitRequest, _: Context) -> api.WaitResponse:
         """Answer when the program has ended."""
-        container = self._container(request.id, request.exec_id)
-        await container.wait()
+        program = self._program(request.id, request.exec_id)
+        await program.wait()
         return api.WaitResponse(
-            exit_status=container.exit_status, exited_at=timestamp(container.exited_at)
+            exit_status=program.exit_status, exited_at=timestamp(program.exited_at)
         )
 
     async def kill(self, request: api.KillRequest, _: Context) -> Empty:
-        """Send a signal. A container has one process, so `all` changes nothing."""
-        self._container(request.id, request.exec_id).kill(request.signal)
+        """Send a signal to a program, or to all of a container."""
+        program = self._program(request.id, request.exec_id)
+        if request.all and isinstance(program, Container):
+            program.kill_all(request.signal)
+        else:
+            program.kill(request.signal)
         return Empty()
 
     async def delete(self, request: api.DeleteRequest, _: Context) -> api.DeleteResponse:
-        """Free a container that has ended or was never started."""
-        container = self._container(request.id, request.exec_id)
+        """Free a program that has ended or was never started."""
+        container = self._container(request.id)
+        if request.exec_id:
+            return await self._delete_exec(container, request.exec_id)
         await container.delete()
         # Of two Deletes at the same time, one is late.
         if self._containers.pop(request.id, None) is None:
@@ -188,10 +237,39 @@ class TaskService:
         container.bid_farewell(response.SerializeToString())
         return response
 
+    async def _delete_exec(self, container: Container, exec_id: str) -> api.DeleteResponse:
+        program = _exec_of(container, exec_id)
+        if program.status == Status.RUNNING:
+            raise RpcError(Code.FAILED_PRECONDITION, "cannot delete a running process")
+        del container.execs[exec_id]
+        await program.discard()
+        return api.DeleteResponse(
+            pid=program.pid,
+            exit_status=program.exit_status,
+            exited_at=timestamp(program.exited_at),
+        )
+
+    async def resize_pty(self, request: api.ResizePtyRequest, _: Context) -> Empty:
+        """Change the size of a program's terminal."""
+        program = self._program(request.id, request.exec_id)
+        try:
+            program.stdio.resize(request.width, request.height)
+        except OSError as error:
+            raise RpcError(Code.FAILED_PRECONDITION, control.reason(error)) from error
+        return Empty()
+
     async def pids(self, request: api.PidsRequest, _: Context) -> api.PidsResponse:
         """List the container's processes."""
-        pids = self._container(request.id).pids()
-        return api.PidsResponse(processes=[task_pb2.ProcessInfo(pid=pid) for pid in pids])
+        container = self._container(request.id)
+        execs = {e.pid: exec_id for exec_id, e in container.execs.items() if e.pid}
+        response = api.PidsResponse()
+        for pid in container.pids():
+            process = response.processes.add(pid=pid)
+            if pid in execs:
+                details = runc_options_pb2.ProcessDetails(exec_id=execs[pid])
+                process.info.type_url = details.DESCRIPTOR.full_name
+                process.info.value = details.SerializeToString()
+        return response
 
     async def pause(self, request: api.PauseRequest, _: Context) -> Empty:
         """Stop a container's processes where they stand."""
@@ -234,9 +312,9 @@ class TaskService:
 
     async def close_io(self, request: api.CloseIORequest, _: Context) -> Empty:
         """End a container's standard input."""
-        container = self._container(request.id, request.exec_id)
+        program = self._program(request.id, request.exec_id)
         if request.stdin:
-            container.stdio.close_input()
+            program.stdio.close_input()
         return Empty()
 
     async def shut_down(self, request: api.ShutdownRequest, _: Context) -> Empty:
@@ -248,13 +326,15 @@ class TaskService:
             self.shutdown.set()
         return Empty()
 
-    def _container(self, id: str, exec_id: str = "") -> Container:
+    def _container(self, id: str) -> Container:
         container = self._containers.get(id)
         if container is None:
             raise _not_found(id)
-        if exec_id:
-            raise RpcError(Code.NOT_FOUND, f"process does not exist {exec_id}: not found")
         return container
+
+    def _program(self, id: str, exec_id: str) -> Container | Exec:
+        container = self._container(id)
+        return _exec_of(container, exec_id) if exec_id else container
 
 
 @contextmanager
@@ -267,6 +347,13 @@ def _named_errors() -> Iterator[None]:
     except OSError as error:
         code = Code.INVALID_ARGUMENT if error.errno == errno.EINVAL else Code.UNKNOWN
         raise RpcError(code, control.reason(error)) from error
+
+
+def _exec_of(container: Container, exec_id: str) -> Exec:
+    program = container.execs.get(exec_id)
+    if program is None:
+        raise RpcError(Code.NOT_FOUND, f"process does not exist {exec_id}: not found")
+    return program
 
 
 def _not_found(id: str) -> RpcError:

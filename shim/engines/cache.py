@@ -179,7 +179,10 @@ class ArtifactCache:
         max_total: int = MAX_TOTAL,
         max_count: int = MAX_COUNT,
         report: Callable[[str], None] = lambda message: None,
+        touch: Callable[[bytes, bool], None] | None = None,
     ) -> None:
+        """`touch` is for a process that may not change the cache: it has another one do it."""
+        self._touch = touch or self.touch
         self._directory = directory
         self._max_total = max_total
         self._max_count = max_count
@@ -277,14 +280,22 @@ class ArtifactCache:
                 raise ValueError("corrupt")
             if now - status.st_mtime > _SETTLED_SECONDS:
                 mtime = _VERIFIED_NS
-        try:
-            if mtime != status.st_mtime_ns or now - status.st_atime > _TOUCH_SECONDS:
-                os.utime(fd, ns=(int(now * 1e9), mtime))
-            if stat.S_IMODE(status.st_mode) != _FILE_MODE:
-                os.fchmod(fd, _FILE_MODE)
-        except OSError:
-            pass  # on a read-only mount, say; the next one will do it
+        unused = now - status.st_atime > _TOUCH_SECONDS
+        if unused or mtime != status.st_mtime_ns or stat.S_IMODE(status.st_mode) != _FILE_MODE:
+            self._touch(key, mtime == _VERIFIED_NS)
         return kind, length
+
+    def touch(self, key: bytes, verified: bool) -> None:
+        """Note that an artifact was used, and whether it was `verified` after it had settled."""
+        name = key.hex()
+        try:
+            found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            times = time.time_ns(), _VERIFIED_NS if verified else found.st_mtime_ns
+            os.utime(name, ns=times, dir_fd=self._directory, follow_symlinks=False)
+            if stat.S_IMODE(found.st_mode) != _FILE_MODE:
+                os.chmod(name, _FILE_MODE, dir_fd=self._directory)
+        except OSError:
+            pass  # on a read-only mount, say, or gone; the next one will do it
 
     def _discard(self, name: str, reason: str) -> None:
         try:
@@ -320,6 +331,7 @@ class ArtifactCache:
             offset = 0
             while count := os.sendfile(fd, source, offset, 1 << 30):
                 offset += count
+            os.fchmod(fd, _FILE_MODE)
             os.rename(partial, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         except BaseException:
             os.unlink(partial, dir_fd=self._directory)

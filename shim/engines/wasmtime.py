@@ -6,11 +6,13 @@ deserializes and instantiates.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import wasmtime
 from wasmtime import Frame, FuncType, MemoryType, Trap, TrapCode, WasmtimeError
+from wasmtime import _ffi as ffi
 
 from shim.engines.base import (
     START,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 NAME: Final = "wasmtime"
 _INITIALIZE: Final = "_initialize"
+
+_STACK: Final = 6 << 20  # bytes; the rest is the interpreter's
 
 PROPOSALS: Final = ("wasm_exceptions",)
 """What wasmtime has off by default, and compilers of today use."""
@@ -64,12 +68,26 @@ def _version() -> str:
     return "unknown"
 
 
+def _allow_deep_recursion(config: wasmtime.Config) -> None:
+    """Let a guest have most of its process's stack, of 8 MiB, as wasmer does.
+
+    wasmtime's default is 512 KiB, in which a JSON parser compiled from Go does not get far. It must
+    be less than the size of stacks that are never used here, for which the package has no setter.
+    """
+    set_async_stack_size = ffi.dll.wasmtime_config_async_stack_size_set
+    set_async_stack_size.argtypes = (ctypes.c_void_p, ctypes.c_uint64)
+    set_async_stack_size.restype = None
+    set_async_stack_size(ctypes.cast(config.ptr(), ctypes.c_void_p), _STACK + (1 << 20))
+    config.max_wasm_stack = _STACK
+
+
 class Host:
     """What does not depend on the module: the linker, and the program that it serves."""
 
     def __init__(self) -> None:
         config = wasmtime.Config()
         config.parallel_compilation = False
+        _allow_deep_recursion(config)
         for proposal in PROPOSALS:
             setattr(config, proposal, True)
         self.engine = wasmtime.Engine(config)

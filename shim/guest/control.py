@@ -4,9 +4,11 @@ Runs in: shim and guest.
 
     guest                                       shim
       | -- Keep(key) + seccomp filter ----------> |   only if the cache has none
+      | -- Touch(key) --------------------------> |   now and then, of what the cache has
       | -- Compile(key) + module ---------------> |   only if the cache has no artifact, once
       | <-------------- Compiled + artifact       |   or Refused(reason), for each engine
-      | <-- Prepare(rootfs) + stdin, stdout, stderr   (when containerd calls Create)
+      | <-- Prepare(rootfs) + stdin, stdout, stderr   (when containerd calls Create), or
+      | <-- Execute(process) + the same ---------|   (for a further process of a container)
       | -- Isolated ----------------------------> |   only if there are hooks for this moment
       | <------------------------------- Continue |
       | -- Ready or Failed(reason) -------------> |
@@ -40,6 +42,14 @@ class Prepare(msgspec.Struct, tag=True, frozen=True):
     """Everything that only the Create request knows. Carries stdin, stdout and stderr."""
 
     rootfs: list[Mount]
+    terminal: bool = False
+
+
+class Execute(msgspec.Struct, tag=True, frozen=True):
+    """The process of an Exec request, in JSON. Carries stdin, stdout and stderr."""
+
+    process: bytes
+    terminal: bool = False
 
 
 class Compile(msgspec.Struct, tag=True, frozen=True):
@@ -85,6 +95,13 @@ class Keep(msgspec.Struct, tag=True, frozen=True):
     key: bytes
 
 
+class Touch(msgspec.Struct, tag=True, frozen=True):
+    """Tells that an artifact of the cache was used; see `ArtifactCache.touch`."""
+
+    key: bytes
+    verified: bool
+
+
 class Isolated(msgspec.Struct, tag=True, frozen=True):
     """The guest's namespaces and mounts are there, the old root too: the time for some hooks."""
 
@@ -113,10 +130,12 @@ class Start(msgspec.Struct, tag=True, frozen=True):
 
 Message: TypeAlias = (
     Prepare
+    | Execute
     | Compile
     | Compiled
     | Refused
     | Keep
+    | Touch
     | Isolated
     | Continue
     | Ready

@@ -5,20 +5,25 @@ on, but does not parse them: a compiler that has none makes the artifact, and on
 cache are loaded.
 """
 
+from __future__ import annotations
+
 import os
 import socket
 import stat
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from oci.runtime import Process, Spec
+from oci.runtime import Process
 from shim.engines import engines, select
 from shim.engines.base import HEADER, Engine, Module, ModuleError, check_header
-from shim.engines.cache import Artifact, ArtifactCache, Refusal, key
+from shim.engines.cache import Artifact, Refusal, key
 from shim.engines.snapshot import snapshot
 from shim.guest import control
-from shim.guest.annotations import Annotations
 
+if TYPE_CHECKING:
+    from shim.guest.program import Origin
+
+_NATIVE = (b"\x7fELF", b"#!")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -59,21 +64,16 @@ def split(argument: str) -> tuple[str, str]:
     return path, function or "_start"
 
 
-def compiled(
-    spec: Spec,
-    annotations: Annotations,
-    preferred_engine: str,
-    channel: socket.socket,
-    cache_directory: int,
-) -> Compiled:
+def compiled(origin: Origin, process: Process) -> Compiled:
     """Find the entrypoint and get its artifact: cached, or made by a compiler of the shim.
 
     Where the container names no engine, the first one that takes the module is chosen, beginning
     with the preferred one. Raises ModuleError naming the entrypoint, EOFError if the shim is gone.
     """
-    candidates = _candidates(annotations.engine, preferred_engine)
-    path, _ = split(spec.process.args[0])
-    fd = _open(path, spec.process)
+    annotations, preferred = origin.annotations, origin.preferred_engine
+    candidates = _candidates(annotations.engine, preferred)
+    path, _ = split(process.args[0])
+    _, fd = _find(path, process)
     try:
         check_header(os.pread(fd, HEADER, 0), text=path.endswith(".wat"))
         module, digest = snapshot(fd)
@@ -82,7 +82,7 @@ def compiled(
     finally:
         os.close(fd)
     refusals: dict[str, str] = {}
-    cache = ArtifactCache(cache_directory)
+    cache = origin.cache()
     pages = annotations.memory_pages
     limit = f" memory {pages}" if pages else ""
     try:
@@ -90,9 +90,9 @@ def compiled(
             name = key(digest, engine.fingerprint() + limit)
             found = cache.load(name)
             if found is None:
-                found = _ask(channel, control.Compile(engine.name, name, pages), module)
+                found = _ask(origin.channel, control.Compile(engine.name, name, pages), module)
             if isinstance(found, Artifact):
-                reason = _reason(annotations.engine, preferred_engine, engine, refusals)
+                reason = _reason(annotations.engine, preferred, engine, refusals)
                 return Compiled(path, engine, found, reason)
             refusals[engine.name] = found.reason
     finally:
@@ -132,7 +132,20 @@ def _ask(channel: socket.socket, request: control.Compile, module: int) -> Artif
     return Artifact(fds[0], answer.length, answer.name)
 
 
-def _open(path: str, process: Process) -> int:
+def native(process: Process) -> str | None:
+    """Return the path of the program if it is one for the kernel to execute, and no module.
+
+    Raises ModuleError if there is none, OSError.
+    """
+    path, fd = _find(process.args[0], process)
+    try:
+        return path if os.pread(fd, HEADER, 0).startswith(_NATIVE) else None
+    finally:
+        os.close(fd)
+
+
+def _find(path: str, process: Process) -> tuple[str, int]:
+    """Open the file that a command names; returns also where it was found."""
     error: OSError | None = None
     for candidate in _places(path, process):
         try:
@@ -142,7 +155,7 @@ def _open(path: str, process: Process) -> int:
             error = error or failure
             continue
         if stat.S_ISREG(os.fstat(fd).st_mode):
-            return fd
+            return candidate, fd
         os.close(fd)
         error = IsADirectoryError(0, "not a regular file")
     reason = error.strerror if error else "not found"

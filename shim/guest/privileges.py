@@ -7,7 +7,7 @@ but with all privileges, `drop` for good.
 import os
 import signal
 
-from oci.linux import Seccomp
+from oci.linux import Linux, Seccomp
 from oci.runtime import Process, Spec, SpecError
 from shim.engines.cache import Artifact, ArtifactCache
 from shim.linux import (
@@ -57,17 +57,20 @@ def load_filter(profile: Seccomp, cache: ArtifactCache) -> tuple[bytes, bytes, b
     return name, seccomp.compile_filter(profile), False
 
 
-def apply(spec: Spec, proc: int) -> None:
-    """Give the process the spec's names, limits, priorities and labels.
-
-    `proc` is the host's /proc. Raises OSError, SpecError.
-    """
-    process, linux = spec.process, spec.linux
+def apply_names(spec: Spec, proc: int) -> None:
+    """Give the container's namespaces their names and sysctls. Raises OSError."""
     if spec.hostname:
         credentials.set_hostname(spec.hostname)
     if spec.domainname:
         credentials.set_domainname(spec.domainname)
-    sysctl.write(linux.sysctl, proc)
+    sysctl.write(spec.linux.sysctl, proc)
+
+
+def apply(process: Process, linux: Linux, proc: int) -> None:
+    """Give this process its limits, priorities and labels.
+
+    `proc` is the host's /proc. Raises OSError, SpecError.
+    """
     if process.oom_score_adj is not None:
         limits.set_oom_score_adj(process.oom_score_adj, proc)
     if process.scheduler is not None:

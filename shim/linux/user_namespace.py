@@ -21,8 +21,9 @@ from shim.linux import clone
 from shim.linux.files import read_small
 from shim.linux.inside import Owner
 
-_WITH_OWNER: Final = frozenset({"tmpfs", "devpts", "hugetlbfs", "ramfs"})
-_WITH_IDS: Final = _WITH_OWNER | {"proc"}
+_WITH_OWNER: Final = frozenset({"tmpfs", "hugetlbfs", "ramfs"})
+# Of a devpts the owner named would get every terminal, also one that another user opens.
+_WITH_IDS: Final = _WITH_OWNER | {"proc", "devpts"}
 
 
 class Ids(NamedTuple):

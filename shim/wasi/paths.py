@@ -44,8 +44,7 @@ def path_open(
     needed = rights.PATH_OPEN
     if oflags & _CREAT:
         needed |= rights.PATH_CREATE_FILE
-    if oflags & _TRUNC:
-        needed |= rights.PATH_FILESTAT_SET_SIZE
+    # Not PATH_FILESTAT_SET_SIZE for O_TRUNC: Go's os.Root has no such right and truncates below it.
     directory = program.descriptors.need(fd, needed)
     both = oflags & (_CREAT | _DIRECTORY)  # of which Linux before 6.4 made a file
     if oflags & ~_OFLAGS or fdflags & ~_ALL_FDFLAGS or both == _CREAT | _DIRECTORY:

@@ -3,9 +3,11 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import select
 import socket
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +15,15 @@ from typing import Any
 
 import pytest
 
+from shim import compiler_filter
 from shim.compiler import Compilation, Limits, start
+from shim.compiler_cgroup import PARENT
 from shim.engines import engines
 from shim.engines.base import Engine, ModuleError
 from shim.engines.cache import Artifact, ArtifactCache, key, open_directory, read_artifact
 from shim.engines.snapshot import seal
-from shim.linux import mounts
+from shim.linux import clone, mounts
+from shim.linux.cgroups import Cgroup, hierarchies
 
 KEY = key(b"\1" * 32, "test")
 
@@ -202,18 +207,28 @@ def test_limit_of_the_artifact() -> None:
     assert len(compiled(lambda module: bytes(1000), limits=Limits(artifact=1000))) == 1000
 
 
-def test_limit_of_tasks() -> None:
-    def fork(module: bytes) -> bytes:
-        try:
-            os.fork()
-        except BlockingIOError as error:
-            raise ModuleError("no more tasks") from error
-        return module
+@pytest.fixture
+def unfiltered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a compiler make any system call: what is behind the filter holds without it."""
+    monkeypatch.setattr(compiler_filter, "confine", lambda: None)
 
+
+def fork_once(module: bytes) -> bytes:
+    try:
+        os.fork()
+    except BlockingIOError as error:
+        raise ModuleError("no more tasks") from error
+    return module
+
+
+@pytest.mark.usefixtures("unfiltered")
+@pytest.mark.parametrize("limits", [Limits(tasks=1), Limits(tasks_of_user=1)])
+def test_limit_of_tasks(limits: Limits) -> None:
     with pytest.raises(ModuleError, match=r"^no more tasks$"):
-        compiled(fork, limits=Limits(tasks=1))
+        compiled(fork_once, limits=limits)
 
 
+@pytest.mark.usefixtures("unfiltered")
 def test_whatever_it_started_ends_with_it() -> None:
     def fork(module: bytes) -> bytes:
         os.fork()
@@ -269,6 +284,7 @@ def look_around(module: bytes) -> bytes:
     ).encode()
 
 
+@pytest.mark.usefixtures("unfiltered")
 def test_confinement() -> None:
     host_only = os.open("/etc", os.O_RDONLY)
     listener = socket.socket(socket.AF_INET)
@@ -332,10 +348,12 @@ def test_into_the_cache(cache: ArtifactCache) -> None:
 def full(tmp_path: Path) -> Iterator[ArtifactCache]:
     """Return a cache on a disk of 32 KiB."""
     mounts.mount("full", str(tmp_path), "tmpfs", 0, "size=32k,mode=700")
-    directory = open_directory(str(tmp_path))
-    yield ArtifactCache(directory)
-    os.close(directory)
-    mounts.umount(str(tmp_path))
+    try:
+        directory = open_directory(str(tmp_path / "artifacts"))
+        yield ArtifactCache(directory)
+        os.close(directory)
+    finally:
+        mounts.umount(str(tmp_path))
 
 
 def test_disk_full(full: ArtifactCache) -> None:
@@ -359,12 +377,145 @@ def test_without_confinement_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch
     assert caught.value.errno == errno.EPERM
 
 
-def test_a_clone_that_fails() -> None:
+def test_a_clone_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EAGAIN, "clone3: no more processes")
+
+    monkeypatch.setattr(clone, "clone", fail)
     module = module_file(b"\0asm")
     engine: Any = EngineOf(sleep)
     with pytest.raises(OSError, match="clone3"):
-        start(engine, KEY, module, [os.memfd_create("artifact")], cgroup=module)
+        start(engine, KEY, module, [os.memfd_create("artifact")])
     os.close(module)
+
+
+def test_system_calls() -> None:
+    """No file, socket, process, program or privilege; nor a way around."""
+
+    def look(module: bytes) -> bytes:
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def call(name: str, *arguments: object) -> str:
+            ctypes.set_errno(0)
+            getattr(libc, name)(*arguments)
+            return errno.errorcode.get(ctypes.get_errno(), "")
+
+        tried = {
+            "open": attempt(lambda: os.open("/", os.O_RDONLY)),
+            "fork": attempt(os.fork),
+            "socket": attempt(lambda: socket.socket(socket.AF_UNIX)),
+            "execute": attempt(lambda: os.execv("/x", ["x"])),
+            "kill": attempt(lambda: os.kill(1, 0)),
+            "user": attempt(lambda: os.setuid(0)),
+            "limits": attempt(lambda: resource.prlimit(0, resource.RLIMIT_CPU, (1, 1))),
+            "memfd": attempt(lambda: os.memfd_create("x")),
+            "ptrace": call("ptrace", 0, 0, 0, 0),
+            "unshare": call("unshare", 0x10000000),
+            "prctl": call("prctl", 38, 1, 0, 0, 0),
+            "clone3": call("syscall", 435, None, 0),
+            "newer": call("syscall", 1000),
+        }
+        done: list[int] = []
+        thread = threading.Thread(target=lambda: done.append(1))
+        thread.start()
+        thread.join()
+        return json.dumps(tried | {"thread": done}).encode()
+
+    seen = json.loads(compiled(look))
+    assert seen.pop("thread") == [1]
+    assert (seen.pop("clone3"), seen.pop("newer")) == ("ENOSYS", "ENOSYS")
+    assert set(seen.values()) == {"PermissionError", "EPERM"}
+
+
+def members(work: Compilation) -> dict[str, str]:
+    """The cgroup of a compiler in each hierarchy, as the kernel shows it."""
+    lines = Path(f"/proc/{work.pid}/cgroup").read_text().splitlines()
+    return {name: path for _, name, path in (line.split(":", 2) for line in lines)}
+
+
+def ours() -> set[str]:
+    """The cgroups of compilers that this process has now, everywhere."""
+    return {
+        name
+        for tree in hierarchies()
+        if os.path.isdir(tree.mount + PARENT)
+        for name in os.listdir(tree.mount + PARENT)
+        if name.startswith(f"{os.getpid()}-")
+    }
+
+
+def settled(pid: int) -> None:
+    """Wait until a compiler has given its privileges up."""
+    while "Seccomp:\t2" not in Path(f"/proc/{pid}/status").read_text():
+        time.sleep(0.001)
+
+
+def test_its_own_cgroup() -> None:
+    work = begin(spin)
+    settled(work.pid)
+    where = {path for path in members(work).values() if path.startswith(PARENT)}
+    assert len(where) == 1
+    (path,) = where
+    memory = next(tree for tree in hierarchies() if tree.is_v2 or "memory" in tree.controllers)
+    memory = next((tree for tree in hierarchies() if "memory" in tree.controllers), memory)
+    own, node = memory.mount + path, memory.mount + PARENT
+    file = "memory.max" if memory.is_v2 else "memory.limit_in_bytes"
+    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    assert int(Path(node, file).read_text()) <= half
+    assert int(Path(own, file).read_text()) <= min(Limits().memory_for(4), half)
+    pids = next((tree for tree in hierarchies() if "pids" in tree.controllers), memory)
+    assert Path(pids.mount + path, "pids.max").read_text() == f"{Limits().tasks}\n"
+    work.kill()
+    with pytest.raises(ModuleError):
+        work.result()
+    # What could not be removed at once is removed by the next one.
+    compiled(lambda module: module)
+    assert os.path.basename(path) not in ours()
+
+
+def test_cgroups_of_shims_that_have_gone_are_removed() -> None:
+    def shim() -> None:
+        begin(sleep)
+        os._exit(0)
+
+    child = clone.clone(shim)
+    clone.wait(child.pidfd)
+    os.close(child.pidfd)
+    places = [tree.mount + PARENT for tree in hierarchies() if os.path.isdir(tree.mount + PARENT)]
+
+    def left() -> list[str]:
+        return [n for place in places for n in os.listdir(place) if n.startswith(f"{child.pid}-")]
+
+    assert left()
+    while left():
+        compiled(lambda module: module)
+
+
+@pytest.mark.usefixtures("unfiltered")
+def test_memory_of_all_its_processes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them takes more than one may, but the cgroup counts all."""
+    monkeypatch.setattr(Limits, "memory_for", lambda self, size: 64 << 20)
+
+    def hoard(module: bytes) -> bytes:
+        child = os.fork()
+        kept = bytearray(b"x") * (48 << 20)
+        if child == 0:
+            time.sleep(60)
+        _, status = os.wait()
+        raise ModuleError(f"killed {os.waitstatus_to_exitcode(status)} {len(kept)}")
+
+    # The kernel chooses one of the two.
+    killed = "compilation exceeded its limit of 64 MiB of memory|killed -9 50331648"
+    with pytest.raises(ModuleError, match=f"^({killed})$"):
+        compiled(hoard)
+
+
+def test_without_cgroups(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Cgroup, "create", fail)
+    assert compiled(lambda module: module) == b"\0asm"
 
 
 @pytest.fixture(params=["wasmer", "wasmtime"])

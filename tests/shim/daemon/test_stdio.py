@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shim.daemon.stdio import Stdio
+from tests.shim.daemon.native import Guest, start
 
 
 @pytest.fixture
@@ -121,18 +122,87 @@ async def test_a_present_reader_gets_its_end_of_file_at_once(paths: list[str]) -
 async def test_empty_paths_are_dev_null() -> None:
     stdio = Stdio("", "", "")
     fds = stdio.open()
-    assert [os.readlink(f"/proc/self/fd/{fd}") for fd in fds] == ["/dev/null"] * 3
+    assert [os.fstat(fd).st_rdev for fd in fds] == [os.stat("/dev/null").st_rdev] * 3
     close(fds)
     stdio.close()
 
 
-@pytest.mark.parametrize("what", ["binary:///bin/log?id=x", "regular", "missing"])
-async def test_anything_else_is_refused_by_name(tmp_path: Path, what: str) -> None:
-    path = what if "://" in what else str(tmp_path / what)
-    if what == "regular":
-        Path(path).touch()
+async def test_fifos_may_be_uris(paths: list[str]) -> None:
+    stdio = Stdio(*(f"fifo://{path}" for path in paths))
+    stdin, stdout, stderr = stdio.open()
+    reader = os.open(paths[1], os.O_RDONLY)
+    os.write(stdout, b"answer")
+    assert os.read(reader, 100) == b"answer"
+    close([stdin, stdout, stderr, reader])
+    stdio.close()
+
+
+async def test_one_fifo_for_both_outputs(paths: list[str]) -> None:
+    stdio = Stdio("", paths[1], paths[1])
+    fds = stdio.open()
+    reader = os.open(paths[1], os.O_RDONLY)
+    os.write(fds[2], b"doubt")
+    os.write(fds[1], b"answer")
+    close(fds)
+    stdio.guest_ended()
+    assert os.read(reader, 100) == b"doubtanswer"
+    assert os.read(reader, 100) == b""
+    os.close(reader)
+    stdio.close()
+
+
+@pytest.mark.parametrize("target", ["{}/missing", "{}", "fifo://{}/regular", "file://relative"])
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_what_cannot_be_opened_is_named(tmp_path: Path, target: str, terminal: bool) -> None:
+    (tmp_path / "regular").touch()
+    target = target.format(tmp_path)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError) as caught:
-        Stdio("", path, "").open()
-    assert path in str(caught.value)
+        Stdio("", target, "", terminal=terminal).open()
+    assert caught.value.filename == target.removeprefix("fifo://")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_input_that_is_no_fifo(tmp_path: Path) -> None:
+    path = tmp_path / "regular"
+    path.touch()
+    with pytest.raises(OSError, match="not a FIFO"):
+        Stdio(str(path), "", "").open()
+
+
+async def test_flood_to_a_slow_reader_beside_a_fast_one(tmp_path: Path) -> None:
+    """Two guests of one shim, which is in neither's way."""
+    guests = []
+    for name, chunk in (("slow", 5_000), ("fast", 1 << 20)):
+        path = tmp_path / name
+        os.mkfifo(path)
+        stdio = Stdio("", str(path), "")
+        fds = stdio.open()
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        guest = start(fds, "stdio", "8")
+        guests.append(asyncio.create_task(drained(stdio, guest, reader, chunk)))
+    for amount, _ in [await guest for guest in guests]:
+        assert amount == 8 << 20
+    turns = [turns for _, turns in [guest.result() for guest in guests]]
+    assert turns[0] > turns[1]
+
+
+async def drained(stdio: Stdio, guest: Guest, reader: int, chunk: int) -> tuple[int, int]:
+    """Read to the end; return the bytes, numbered lines without a gap, and how often we read."""
+    data, turns = b"", 0
+    while True:
+        await asyncio.sleep(0)
+        if guest.poll() is not None:
+            stdio.guest_ended()
+        try:
+            got = os.read(reader, chunk)
+        except BlockingIOError:
+            continue
+        turns += 1
+        data += got
+        if not got:
+            break
+    os.close(reader)
+    stdio.close()
+    assert [int(line) for line in data.splitlines()] == list(range(len(data) // 64))
+    return len(data), turns

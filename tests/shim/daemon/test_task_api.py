@@ -87,12 +87,11 @@ async def test_everything_about_an_unknown_task_is_not_found(shim: Shim) -> None
         assert (await refused(client, method, request))[0] == Code.NOT_FOUND, method
 
 
-@pytest.mark.parametrize("method", ["Exec", "ResizePty", "Checkpoint"])
-async def test_what_is_missing_says_so(shim: Shim, method: str) -> None:
+async def test_what_is_missing_says_so(shim: Shim) -> None:
     client = await shim.create("x", "/idle.wasm")
-    code, message = await refused(client, method, api.PauseRequest(id="x"))
+    code, message = await refused(client, "Checkpoint", api.PauseRequest(id="x"))
     assert code == Code.UNIMPLEMENTED
-    assert method in message
+    assert "Checkpoint" in message
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])

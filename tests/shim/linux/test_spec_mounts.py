@@ -215,7 +215,7 @@ def test_in_a_user_namespace_all_is_the_containers(rootfs: Path, in_mounts: InMo
         ):
             found = os.stat(rootfs / path)
             assert (found.st_uid, found.st_gid) == owner, path
-        assert {"uid=1000", "gid=2005"} <= set(mounted(rootfs / "dev/pts").data.split(","))
+        assert "gid=2005" in mounted(rootfs / "dev/pts").data.split(",")
 
     in_mounts(entry, NEW)
 

@@ -142,7 +142,7 @@ def test_ids() -> None:
     for fstype, data, expected in (
         ("tmpfs", "", "uid=100000,gid=200000"),
         ("tmpfs", "mode=755,gid=5", "mode=755,gid=200005,uid=100000"),
-        ("devpts", "newinstance,gid=5", "newinstance,gid=200005,uid=100000"),
+        ("devpts", "newinstance,gid=5", "newinstance,gid=200005"),
         ("proc", "hidepid=2,gid=5", "hidepid=2,gid=200005"),
         ("overlay", "lowerdir=/a,uid=0", "lowerdir=/a,uid=0"),
     ):

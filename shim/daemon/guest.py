@@ -1,7 +1,4 @@
-"""A guest as its shim sees it, from its clone to its end. Runs in: shim.
-
-The two speak over the control channel; the pidfd tells when the guest has ended.
-"""
+"""A container's guest as its shim sees it, with its namespaces and cgroup. Runs in: shim."""
 
 import asyncio
 import contextlib
@@ -9,7 +6,6 @@ import errno
 import os
 import signal
 import socket
-import time
 from collections.abc import Sequence
 
 from oci.bundle import Outline, SpecError
@@ -17,11 +13,11 @@ from oci.linux import Resources
 from shim import hooks
 from shim.daemon import undertaker
 from shim.daemon.artifacts import Artifacts
-from shim.engines.base import ModuleError
-from shim.engines.cache import Refusal
+from shim.daemon.child import Child, GuestError
 from shim.guest import annotations, control
 from shim.guest.entry import Birth, live
 from shim.guest.placement import Placement
+from shim.guest.program import Origin
 from shim.linux import clone
 from shim.linux.cgroups import Cgroup
 from shim.linux.cgroups.metrics import Metrics, metrics
@@ -41,19 +37,8 @@ _SUPPORTED = ({*_NEW, "cgroup", "user"}, _JOINED)
 _DELETE_TRIES, _DELETE_PAUSE = 100, 0.002
 
 
-class GuestError(Exception):
-    """A guest could not be made.
-
-    `invalid`: because of the spec or the image, not of this machine.
-    """
-
-    def __init__(self, reason: str, *, invalid: bool) -> None:
-        super().__init__(reason)
-        self.invalid = invalid
-
-
-class Guest:
-    """One guest process, from its clone to its end."""
+class Guest(Child):
+    """The guest of a container, with the cgroup and the namespaces that its spec asks for."""
 
     def __init__(self, id: str, bundle: str, outline: Outline, artifacts: Artifacts) -> None:
         """Clone the guest of `bundle`, which begins to isolate itself at once. Raises GuestError.
@@ -67,31 +52,23 @@ class Guest:
         self.id = id
         self.bundle = bundle
         self.outline = outline
+        self.paused = False
         self._rootfs = -1
-        self._artifacts = artifacts
         try:
             self.annotations = annotations.read(outline.annotations)
         except SpecError as error:
             raise GuestError(str(error), invalid=True) from error
         try:
             path = outline.cgroups_path
-            self._placement = Placement.for_path(path) if path else None
+            self.placement = Placement.for_path(path) if path else None
         except OSError as error:
             raise GuestError(control.reason(error), invalid=error.errno == errno.EINVAL) from error
         ours, theirs = control.pair()
-        birth = Birth(
-            id,
-            bundle,
-            theirs,
-            artifacts.directory,
-            outline,
-            self.annotations,
-            artifacts.preferred_engine,
-            self._placement,
-        )
+        origin = Origin(theirs, artifacts.directory, self.annotations, artifacts.preferred_engine)
+        birth = Birth(origin, id, bundle, outline, self.placement)
         try:
             with theirs:
-                self.pid, self._pidfd = _clone(birth)
+                child = _clone(birth)
         except (OSError, SpecError) as error:
             ours.close()
             if self.cgroup is not None:
@@ -99,52 +76,33 @@ class Guest:
             if isinstance(error, SpecError):
                 raise GuestError(str(error), invalid=True) from error
             raise GuestError(control.reason(error), invalid=False) from error
-        self._channel = ours
+        super().__init__(child, ours, artifacts)
+
+    @property
+    def has_pid_namespace(self) -> bool:
+        """Whether it is the first process of a PID namespace, which ends with it."""
+        return any(n.type == "pid" and not n.path for n in self.outline.namespaces)
 
     @property
     def cgroup(self) -> Cgroup | None:
         """The container's own, if its spec names one."""
-        return self._placement.cgroup if self._placement else None
+        return self.placement.cgroup if self.placement else None
 
-    def watch(self) -> None:
-        """Listen to the guest, and for its end."""
-        self._loop = asyncio.get_running_loop()
-        self._inbox: asyncio.Queue[tuple[control.Message, list[int]] | None] = asyncio.Queue()
-        self._loop.add_reader(self._channel, self._receive)
-        self._loop.add_reader(self._pidfd, self._reap)
-        self.exited: asyncio.Future[int] = self._loop.create_future()
-        """Exit status, 128 + n for a death by signal n."""
-        self.exited_at = 0
-        """Nanoseconds since the epoch."""
-        self.paused = False
-
-    async def prepare(self, rootfs: Sequence[control.Mount], stdio: Sequence[int]) -> control.Ready:
-        """Give the guest what only Create knows and wait until it is ready to start.
+    async def prepare(
+        self, rootfs: Sequence[control.Mount], stdio: Sequence[int], *, terminal: bool = False
+    ) -> control.Ready:
+        """Give the guest what only Create knows, and wait until it is ready to start.
 
         Raises GuestError.
         """
-        self._tell(control.Prepare(list(rootfs)), stdio)
-        while True:
-            packet = await self._inbox.get()
-            if packet is None:
-                # The channel ends a moment before the process does.
-                status = await asyncio.wait_for(asyncio.shield(self.exited), 5)
-                raise GuestError(
-                    f"the guest ended while it was set up (status {status})", invalid=False
-                )
-            message, fds = packet
-            if isinstance(message, control.Ready):
-                if any(mount.type == "overlay" for mount in rootfs):
-                    self._rootfs = undertaker.hold(self.pid)
-                return message
-            if isinstance(message, control.Failed):
-                raise GuestError(message.reason, invalid=message.invalid)
-            if isinstance(message, control.Compile):
-                await self._compile(message, fds)
-            elif isinstance(message, control.Keep):
-                self._artifacts.keep(message.key, fds[0])
-            elif isinstance(message, control.Isolated):
-                await self._run_early_hooks()
+        ready = await self._prepare(control.Prepare(list(rootfs), terminal), stdio)
+        if any(mount.type == "overlay" for mount in rootfs):
+            self._rootfs = undertaker.hold(self.pid)
+        return ready
+
+    async def _serve(self, request: control.Message) -> None:
+        if isinstance(request, control.Isolated):
+            await self._run_early_hooks()
 
     async def _run_early_hooks(self) -> None:
         state = self.state("creating")
@@ -162,36 +120,9 @@ class Guest:
             outline.oci_version, self.id, status, self.pid, self.bundle, outline.annotations
         )
 
-    async def _compile(self, request: control.Compile, fds: list[int]) -> None:
-        try:
-            made = await self._artifacts.make(request, fds[0])
-        except ModuleError as error:
-            self._tell(control.Refused(str(error)))
-        else:
-            if isinstance(made, Refusal):
-                self._tell(control.Refused(made.reason))
-            else:
-                self._tell(control.Compiled(made.length, made.name), [made.fd])
-                made.close()
-        finally:
-            for fd in fds:
-                os.close(fd)
-
-    async def start(self, *, hooked: bool) -> None:
-        """Let the program run; `hooked` as in Ready. Raises GuestError if a hook has failed."""
-        self._tell(control.Start())
-        if hooked:
-            packet = await self._inbox.get()
-            answer = packet[0] if packet else control.Failed("the guest ended before", False)
-            if isinstance(answer, control.Failed):
-                raise GuestError(answer.reason, invalid=answer.invalid)
-        self._hang_up()
-
     def kill(self, signum: int) -> None:
-        """Send a signal. Raises ProcessLookupError if the guest has ended."""
-        if self.exited.done():
-            raise ProcessLookupError(f"process {self.pid} has ended")
-        signal.pidfd_send_signal(self._pidfd, signum)
+        """See `Child.kill`."""
+        super().kill(signum)
         if self.paused and signum == signal.SIGKILL:
             self.resume()  # what is frozen on cgroup v1 does not even die
 
@@ -213,7 +144,7 @@ class Guest:
     async def update(self, resources: Resources) -> None:
         """Change the limits that are given. Raises OSError naming the field."""
         self._own_cgroup()
-        placement = self._placement
+        placement = self.placement
         assert placement is not None
         if placement.scope is None:
             placement.update(resources)
@@ -245,45 +176,13 @@ class Guest:
         return metrics(self._own_cgroup())
 
     async def discard(self) -> None:
-        """End the guest, whatever it does, and free what it held."""
-        if not self.exited.done():
-            self.kill(signal.SIGKILL)
-            await asyncio.shield(self.exited)
-        self._hang_up()
+        """See `Child.discard`."""
+        await super().discard()
         if self._rootfs >= 0:
             undertaker.bury(self._rootfs)
             self._rootfs = -1
         if self.cgroup is not None:
             await _delete(self.cgroup)
-
-    def _tell(self, message: control.Message, fds: Sequence[int] = ()) -> None:
-        try:
-            control.send(self._channel, message, fds)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it has ended: what it said last, and its exit, are on their way
-
-    def _receive(self) -> None:
-        try:
-            self._inbox.put_nowait(control.receive(self._channel))
-        except (BlockingIOError, ConnectionResetError):
-            # Reset says that it ended without reading our last; its own last is still to be read.
-            return
-        except (EOFError, OSError):
-            self._hang_up()
-            self._inbox.put_nowait(None)
-
-    def _hang_up(self) -> None:
-        if self._channel.fileno() >= 0:
-            self._loop.remove_reader(self._channel)
-            self._channel.close()
-
-    def _reap(self) -> None:
-        self.exited_at = time.time_ns()
-        self._loop.remove_reader(self._pidfd)
-        status = clone.wait(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        self.exited.set_result(status)
 
 
 async def _delete(cgroup: Cgroup) -> None:

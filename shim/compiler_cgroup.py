@@ -1,0 +1,109 @@
+"""Cgroups for compilers: their own, so that no container and no shim pays for them.
+
+Runs in: shim; a compiler of cgroup v1 enters it by itself.
+
+Each compilation has one below one for the whole node: together they take no more than half of the
+memory, and step back where containers want the processors. Where there are no cgroups, or none that
+we may make, the limits of the process itself remain.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from oci.linux import CPU, Memory, Pids, Resources
+from shim.linux.cgroups import Cgroup, hierarchies, trees
+from shim.linux.cgroups.oom import OomWatch
+
+PARENT: Final = "/pywasm-compilers"
+
+_CONTROLLERS: Final = {"memory", "cpu", "pids"}
+_SHARES: Final = 512  # half of what one container has by default
+_TASKS: Final = 4096  # of all compilers
+_numbers = itertools.count()
+_mine: set[str] = set()
+
+
+class CompilerCgroup:
+    """The cgroup of one compilation, with its limits in force."""
+
+    def __init__(self, memory: int, tasks: int) -> None:
+        """Make it, for so many bytes and tasks. Raises OSError where it cannot be made."""
+        among = [tree for tree in hierarchies() if _controls(tree)]
+        node = Cgroup.for_path(PARENT, among)
+        _sweep(among)
+        # Our pid is in the name for others to see whether we are still there.
+        self._name = f"{os.getpid()}-{next(_numbers)}"
+        self._cgroup = Cgroup.for_path(f"{PARENT}/{self._name}", among)
+        self._cgroup.create()
+        _mine.add(self._name)
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self.memory = min(memory, total // 2)
+        """The bytes it may have, alone or with all others."""
+        _limit(node, Resources(cpu=CPU(shares=_SHARES)))
+        _limit(node, _bytes(total // 2))
+        _limit(node, Resources(pids=Pids(limit=_TASKS)))
+        _limit(self._cgroup, _bytes(self.memory))
+        _limit(self._cgroup, Resources(pids=Pids(limit=tasks)))
+
+    def open_dir(self) -> int | None:
+        """The directory to be born in; None where the compiler has to `enter`."""
+        return self._cgroup.open_dir() if self._cgroup.unified else None
+
+    def enter(self) -> None:
+        """Move this process there, unless it was born there. Waits, on cgroup v1."""
+        if not self._cgroup.unified:
+            self._cgroup.attach()
+
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel has killed somebody in it for want of memory."""
+        try:
+            watch = OomWatch(self._cgroup)
+        except OSError:
+            return False
+        killed = watch.kills() > 0
+        watch.close()
+        return killed
+
+    def delete(self) -> None:
+        """Remove it. If its last process is not quite gone, the next compilation does it."""
+        _mine.discard(self._name)
+        with suppress(OSError):
+            self._cgroup.delete(patience=0)
+
+
+def _controls(tree: trees.Hierarchy) -> bool:
+    controlled = trees.v2_controllers(tree.mount) if tree.is_v2 else tree.controllers
+    return not _CONTROLLERS.isdisjoint(controlled)
+
+
+def _bytes(number: int) -> Resources:
+    return Resources(memory=Memory(limit=number, swap=number))
+
+
+def _limit(cgroup: Cgroup, resources: Resources) -> None:
+    with suppress(OSError):  # where there is no such controller, and for swap where it has no limit
+        cgroup.limit(resources, update=True)
+
+
+def _sweep(among: Iterable[trees.Hierarchy]) -> None:
+    """Remove what is left of compilations whose shim has gone, or could not wait."""
+    for tree in among:
+        try:
+            names = next(os.walk(tree.mount + PARENT))[1]
+        except StopIteration:
+            continue  # there is none yet
+        for name in names:
+            if name not in _mine and not _is_anothers(name):
+                with suppress(OSError):  # it is in use, if nobody's
+                    Cgroup.for_path(f"{PARENT}/{name}", [tree]).delete(patience=0)
+
+
+def _is_anothers(name: str) -> bool:
+    """Whether it is of a shim that is alive, and not this one."""
+    pid, _, _ = name.partition("-")
+    return pid != str(os.getpid()) and os.path.exists(f"/proc/{pid}")

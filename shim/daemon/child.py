@@ -1,0 +1,152 @@
+"""A guest process as its shim sees it, from its clone to its end. Runs in: shim.
+
+The two speak over the control channel; the pidfd tells when the guest has ended.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+
+from shim.daemon.artifacts import Artifacts
+from shim.engines.base import ModuleError
+from shim.engines.cache import Refusal
+from shim.guest import control
+from shim.linux import clone
+
+
+class GuestError(Exception):
+    """A guest could not be made.
+
+    `invalid`: because of the spec or the image, not of this machine.
+    """
+
+    def __init__(self, reason: str, *, invalid: bool) -> None:
+        super().__init__(reason)
+        self.invalid = invalid
+
+
+class Child:
+    """One guest process. Needs no event loop until `watch`, which comes before all else."""
+
+    def __init__(self, child: clone.Child, channel: socket.socket, artifacts: Artifacts) -> None:
+        self.pid, self.pidfd = child
+        self._channel = channel
+        self.artifacts = artifacts
+
+    def watch(self) -> None:
+        """Listen to the guest, and for its end."""
+        self._loop = asyncio.get_running_loop()
+        self._inbox: asyncio.Queue[tuple[control.Message, list[int]] | None] = asyncio.Queue()
+        self._loop.add_reader(self._channel, self._receive)
+        self._loop.add_reader(self.pidfd, self._reap)
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        """Exit status, 128 + n for a death by signal n."""
+        self.exited_at = 0
+        """Nanoseconds since the epoch."""
+
+    async def _prepare(self, message: control.Message, stdio: Sequence[int]) -> control.Ready:
+        """Give the guest what it waits for, and wait until it is ready to start.
+
+        Raises GuestError.
+        """
+        self._tell(message, stdio)
+        while True:
+            packet = await self._inbox.get()
+            if packet is None:
+                # The channel ends a moment before the process does.
+                status = await asyncio.wait_for(asyncio.shield(self.exited), 5)
+                raise GuestError(
+                    f"the guest ended while it was set up (status {status})", invalid=False
+                )
+            answer, fds = packet
+            if isinstance(answer, control.Ready):
+                return answer
+            if isinstance(answer, control.Failed):
+                raise GuestError(answer.reason, invalid=answer.invalid)
+            if isinstance(answer, control.Compile):
+                await self._compile(answer, fds)
+            elif isinstance(answer, control.Keep):
+                self.artifacts.keep(answer.key, fds[0])
+            elif isinstance(answer, control.Touch):
+                self.artifacts.touch(answer.key, verified=answer.verified)
+            else:
+                await self._serve(answer)
+
+    async def _serve(self, request: control.Message) -> None:
+        """Answer what only some guests ask. Raises GuestError."""
+
+    async def _compile(self, request: control.Compile, fds: list[int]) -> None:
+        making = asyncio.ensure_future(self.artifacts.make(request, fds[0]))
+        # containerd gives up on a Create by having the guest killed: nobody wants the artifact.
+        self.exited.add_done_callback(lambda _: making.cancel())
+        try:
+            made = await making
+        except asyncio.CancelledError:
+            if not self.exited.done():
+                raise
+        except ModuleError as error:
+            self._tell(control.Refused(str(error)))
+        else:
+            if isinstance(made, Refusal):
+                self._tell(control.Refused(made.reason))
+            else:
+                self._tell(control.Compiled(made.length, made.name), [made.fd])
+                made.close()
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    async def start(self, *, hooked: bool = False) -> None:
+        """Let the program run; `hooked` as in Ready. Raises GuestError if a hook has failed."""
+        self._tell(control.Start())
+        if hooked:
+            packet = await self._inbox.get()
+            answer = packet[0] if packet else control.Failed("the guest ended before", False)
+            if isinstance(answer, control.Failed):
+                raise GuestError(answer.reason, invalid=answer.invalid)
+        self._hang_up()
+
+    def kill(self, signum: int) -> None:
+        """Send a signal. Raises ProcessLookupError if the guest has ended."""
+        if self.exited.done():
+            raise ProcessLookupError(f"process {self.pid} has ended")
+        signal.pidfd_send_signal(self.pidfd, signum)
+
+    async def discard(self) -> None:
+        """End the guest, whatever it does, and free what it held."""
+        if not self.exited.done():
+            self.kill(signal.SIGKILL)
+            await asyncio.shield(self.exited)
+        self._hang_up()
+
+    def _tell(self, message: control.Message, fds: Sequence[int] = ()) -> None:
+        try:
+            control.send(self._channel, message, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has ended: what it said last, and its exit, are on their way
+
+    def _receive(self) -> None:
+        try:
+            self._inbox.put_nowait(control.receive(self._channel))
+        except (BlockingIOError, ConnectionResetError):
+            # Reset says that it ended without reading our last; its own last is still to be read.
+            return
+        except (EOFError, OSError):
+            self._hang_up()
+            self._inbox.put_nowait(None)
+
+    def _hang_up(self) -> None:
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel)
+            self._channel.close()
+
+    def _reap(self) -> None:
+        self.exited_at = time.time_ns()
+        self._loop.remove_reader(self.pidfd)
+        status = clone.wait(self.pidfd)
+        os.close(self.pidfd)
+        self.pidfd = -1
+        self.exited.set_result(status)

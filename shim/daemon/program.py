@@ -1,0 +1,91 @@
+"""What containerd knows by an id and can start: a container's first process, or a further one.
+
+Runs in: shim.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from proto.task_pb2 import Status
+from shim.daemon.child import Child, GuestError
+from shim.daemon.stdio import Stdio
+from shim.ttrpc import Code, RpcError
+
+
+class Program:
+    """A process with its streams, from before its start until after its end."""
+
+    def __init__(self, container_id: str, id: str, stdio: Stdio) -> None:
+        self.container_id = container_id
+        self.id = id
+        """The container's own for its first process, else that of the exec."""
+        self.stdio = stdio
+        self._child: Child | None = None
+        self._started = False
+        self._over = asyncio.Event()
+        self._on_exit: list[Callable[[], object]] = []
+
+    def _adopt(self, child: Child) -> None:
+        self._child = child
+        child.exited.add_done_callback(lambda _: self._ended())
+
+    def _ended(self) -> None:
+        self.stdio.guest_ended()
+        self._over.set()
+        for callback in self._on_exit:
+            callback()
+
+    @property
+    def pid(self) -> int:
+        """The process's pid on the host, also after its end; 0 while there is none."""
+        return self._child.pid if self._child else 0
+
+    @property
+    def status(self) -> Status:
+        """CREATED, RUNNING or STOPPED."""
+        if self._child is not None and self._child.exited.done():
+            return Status.STOPPED
+        return Status.RUNNING if self._started else Status.CREATED
+
+    @property
+    def exit_status(self) -> int:
+        """Its exit status, 128 + n for a death by signal n; 0 until it has ended."""
+        return self._child.exited.result() if self.status == Status.STOPPED and self._child else 0
+
+    @property
+    def exited_at(self) -> int:
+        """Nanoseconds since the epoch; 0 until it has ended."""
+        return self._child.exited_at if self._child else 0
+
+    async def _start(self, *, hooked: bool = False) -> None:
+        assert self._child is not None
+        try:
+            await self._child.start(hooked=hooked)
+        except GuestError as error:
+            raise RpcError(Code.UNKNOWN, str(error)) from error
+
+    def kill(self, signum: int) -> None:
+        """Send a signal. Raises RpcError."""
+        if not 0 <= signum <= signal.SIGRTMAX:
+            raise RpcError(Code.INVALID_ARGUMENT, f"invalid signal {signum}")
+        if self._child is None:
+            raise RpcError(Code.FAILED_PRECONDITION, "process not created")
+        try:
+            self._child.kill(signum)
+        except ProcessLookupError as error:
+            raise RpcError(Code.NOT_FOUND, "process already finished") from error
+
+    def on_exit(self, callback: Callable[[], object]) -> None:
+        """Call `callback` when the process ends."""
+        self._on_exit.append(callback)
+        if self.status == Status.STOPPED:
+            asyncio.get_running_loop().call_soon(callback)
+
+    async def wait(self) -> None:
+        """Return when the process has ended, which it can only after its start."""
+        await self._over.wait()
+
+    def state(self) -> str:
+        """Return its status in the words of messages."""
+        return Status.Name(self.status).lower()

@@ -1,0 +1,116 @@
+"""The life of a further process of a container, from its clone to its program. Runs in: guest.
+
+It joins the namespaces of the container's first process, and is confined as that is, except for
+what its own `process` says. The program may be a module of the same rootfs, or a native one.
+"""
+
+import os
+from dataclasses import dataclass
+
+from oci.bundle import read_spec
+from oci.runtime import Process, SpecError, decode_process
+from shim.engines.base import ModuleError
+from shim.guest import control, entrypoint, privileges, program, rootfs
+from shim.guest.placement import Placement
+from shim.linux import clone, files, keyring, limits, procfs, security_labels, signals
+
+_KINDS = {
+    "mnt": clone.CLONE_NEWNS,
+    "net": clone.CLONE_NEWNET,
+    "ipc": clone.CLONE_NEWIPC,
+    "uts": clone.CLONE_NEWUTS,
+    "cgroup": clone.CLONE_NEWCGROUP,
+    "time": clone.CLONE_NEWTIME,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What it takes along from its shim's memory."""
+
+    origin: program.Origin
+    bundle: str
+    init: clone.Child
+    """The container's first process."""
+    placement: Placement | None
+    """To join, unless it was born there (v2)."""
+
+
+def live(birth: Birth) -> None:
+    """Become the program. Called in the cloned process, in the container's PID namespace."""
+    channel = birth.origin.channel
+    run = None
+    with program.telling(channel):
+        program.be_apart([channel.fileno(), birth.origin.artifacts, birth.init.pidfd])
+        ready = _join(birth)
+        program.await_start(channel, ready.message)
+        run = ready.run
+    channel.close()
+    if run is not None:
+        run()
+
+
+def _join(birth: Birth) -> program.Ready:
+    """Do everything up to Ready."""
+    origin = birth.origin
+    message, stdio = control.receive(origin.channel)
+    if not isinstance(message, control.Execute):
+        raise EOFError
+    process = decode_process(message.process)
+    if not process.args:
+        raise SpecError("process.args: expected at least one argument")
+    spec = read_spec(birth.bundle)
+    limits.check_rlimits(process.rlimits)
+    security_labels.check(process.apparmor_profile, process.selinux_label, spec.linux.mount_label)
+    proc = procfs.open_proc()
+    if birth.placement is not None and not birth.placement.cgroup.unified:
+        birth.placement.cgroup.attach()
+    keyring.new_session_keyring()
+    last = program.confinement(origin, spec.linux.seccomp, _enter_namespaces(birth.init, proc))
+    privileges.apply(process, spec.linux, proc)
+    os.close(proc)
+    program.enter_cwd(process)
+    streams = program.Streams(stdio, message.terminal)
+    path = entrypoint.native(process)
+    if path is not None:
+        return _native(origin, process, path, streams, last)
+    visible = rootfs.visible_mounts(spec, origin.annotations.kernel_filesystems)
+    return program.load_module(origin, process, visible, streams, last)
+
+
+def _enter_namespaces(init: clone.Child, proc: int) -> int | None:
+    """Join all but the user namespace; returns a descriptor of that, if it is another one."""
+
+    def differs(kind: str) -> bool:
+        theirs, ours = (os.stat(f"{who}/ns/{kind}", dir_fd=proc) for who in (init.pid, "self"))
+        return not os.path.samestat(theirs, ours)
+
+    user = None
+    if differs("user"):
+        user = os.open(f"{init.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    clone.setns(init.pidfd, sum(flag for kind, flag in _KINDS.items() if differs(kind)))
+    os.close(init.pidfd)
+    return user
+
+
+def _native(
+    origin: program.Origin,
+    process: Process,
+    path: str,
+    streams: program.Streams,
+    last: program.Confinement,
+) -> program.Ready:
+    """Become the user, ready to execute a program of the rootfs that is no module."""
+    program.take_streams(streams)
+    kept = [origin.channel.fileno()]
+    files.keep_only(kept if last.user_namespace is None else [*kept, last.user_namespace])
+    missing = privileges.drop(process, *last)
+    if not os.access(path, os.X_OK):
+        raise ModuleError(f"entrypoint {process.args[0]!r}: Permission denied")
+    environment = dict(variable.partition("=")[::2] for variable in process.env)
+
+    def run() -> None:
+        signals.reset_signals(keep=())
+        os.execve(path, process.args, environment)
+
+    return program.Ready(control.Ready("native", "no wasm module", missing), run)
