@@ -38,7 +38,8 @@ Spec = dict[str, Any] | bytes
 
 _EVENTS = {
     f"containerd.events.{name}": getattr(events_pb2, name)
-    for name in ("TaskCreate", "TaskStart", "TaskExit", "TaskDelete")
+    for name in dir(events_pb2)
+    if name.startswith("Task")
 }
 
 
