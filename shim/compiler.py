@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import resource
+import select
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -174,11 +175,12 @@ def start(
         try:
             if cgroup is not None:
                 cgroup.enter()
-            _confine(wasm, outputs, report, limits, size)
+            _confine(wasm, outputs, report, limits, size, shim)
         except OSError as error:
             _give_up(_NOT_CONFINED, str(error))
         _write(key, _compile(engine, wasm, size, limits, memory_pages), outputs)
 
+    shim = os.pidfd_open(os.getpid())
     directory = None
     try:
         directory = cgroup.open_dir() if cgroup is not None else None
@@ -190,17 +192,20 @@ def start(
             cgroup.delete()
         raise
     finally:
+        os.close(shim)
         if directory is not None:
             os.close(directory)
     return Compilation(*child, key, outputs, report, limits, memory, cgroup)
 
 
-def _confine(wasm: int, outputs: Sequence[int], report: int, limits: Limits, size: int) -> None:
+def _confine(
+    wasm: int, outputs: Sequence[int], report: int, limits: Limits, size: int, shim: int
+) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for number, fd in enumerate((null, null, report)):
         os.dup2(fd, number)
     kept = {wasm, *outputs}
-    files.keep_only(kept)
+    files.keep_only({*kept, shim})
 
     credentials.set_name("pywasm-compiler")
     # When memory is short, whoever can be started again goes first.
@@ -229,6 +234,11 @@ def _confine(wasm: int, outputs: Sequence[int], report: int, limits: Limits, siz
     credentials.set_user(_NOBODY, _NOBODY)
     credentials.no_new_privs()
     credentials.set_pdeathsig(signal.SIGKILL)
+    watch = select.poll()
+    watch.register(shim, select.POLLIN)
+    if watch.poll(0):
+        raise SystemExit  # it was too late for that
+    os.close(shim)
     # CPU time does not pass in a deadlock. A handler, because this is a PID 1.
     signals.exit_on([signal.SIGALRM])
     signal.setitimer(signal.ITIMER_REAL, limits.time)

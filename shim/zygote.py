@@ -19,7 +19,7 @@ import threading
 import time
 
 from shim.launcher import LISTENER
-from shim.linux import cgroups, credentials, files
+from shim.linux import cgroups, credentials, files, readonly
 
 WARMER = "pywasm-warmer"
 """The command name of the zygote's one lasting child."""
@@ -33,6 +33,8 @@ def main() -> None:
 
     Arguments: the path of the socket without its `.sock`, or `--once` and the reason for that.
     """
+    # The guests' own executable is ours, and of a guest that is root nothing may be within reach.
+    readonly.execute_again()
     sock = socket.socket(fileno=LISTENER)
     sock.set_inheritable(False)
     _preload()

@@ -26,6 +26,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from shim.linux import clone, credentials, files
 
 _READY_PATIENCE = 30.0
+_CRASH_PATIENCE = 0.05
 _END_PATIENCE, _TERM_PATIENCE = 10.0, 2.0
 _BLOCK = 1 << 16
 _FREE = 10
@@ -103,7 +104,11 @@ class LogDriver:
         failure = os.pread(self._report, 16, 0)
         if failure:
             raise OSError(int(failure), os.strerror(int(failure)), self._path)
-        if not os.read(self._ready, 1) and (self._scheme == "binary-v2" or self._failed()):
+        if os.read(self._ready, 1):
+            return
+        if self._scheme == "binary":  # it has closed it, or it has crashed
+            await asyncio.wait({self._ended}, timeout=_CRASH_PATIENCE)
+        if self._scheme == "binary-v2" or (self._ended.done() and self._ended.result()):
             raise OSError(errno.ECHILD, "ended before it was ready", self._path)
 
     async def drain(self) -> None:
@@ -139,12 +144,6 @@ class LogDriver:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signum)
-
-    def _failed(self) -> bool:
-        if self._ended.done():
-            return self._ended.result() != 0
-        result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        return result is not None and result.si_status != 0
 
     def _reap(self) -> None:
         self._loop.remove_reader(self._pidfd)

@@ -81,7 +81,7 @@ class Pump:
                 got = os.readv(self._source, [self._buffer[self._end : _CAPACITY]])
                 self._end += got
                 self._at_end = not got
-                if got < _SHORT and not self._finishing:
+                if got < _SHORT:
                     break  # most likely there is no more, and to be told so costs as much again
         except BlockingIOError:
             self._at_end = self._finishing

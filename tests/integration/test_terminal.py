@@ -174,6 +174,20 @@ def test_detach_and_attach(people: People, runtime: str) -> None:
     assert other.ctr.wait(TIMEOUT) == 7
 
 
+def test_exec(people: People, runtime: str) -> None:
+    name, first = people.run(runtime, "tty")
+    first.see(b"tty 1 1 1\n")
+    second = people.do("task", "exec", "-t", "--exec-id", "e", name, program(runtime, "tty"))
+    second.see(b"tty 1 1 1\n")
+    second.type(b"second\r")
+    second.see(b"second\ngot 'second'\n")
+    second.type(b"\4")
+    assert second.see_all() == b"end\n"
+    assert second.ctr.wait(TIMEOUT) == 7
+    first.type(b"first\r\4")
+    assert first.see_all().endswith(b"got 'first'\nend\n")
+
+
 def test_flood(people: People, runtime: str) -> None:
     _, person = people.run(runtime, "tty")
     person.see(b"tty 1 1 1\n")

@@ -5,18 +5,18 @@ import contextlib
 import os
 import signal
 import termios
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from shim.daemon import stdio
 from shim.daemon.pump import Pump
 from shim.daemon.stdio import Stdio
 from tests.shim.daemon.native import Guest, ended, start
+from tests.shim.daemon.patience import patiently
 
 LINE = 65  # bytes of the guest `stdio`'s lines of 64, since newline becomes CR LF
-PATIENCE = 20.0
 
 
 class Session:
@@ -63,10 +63,9 @@ class Session:
 
     async def until(self, words: bytes) -> bytes:
         """Return the output from where we were until after `words`."""
-        deadline = time.monotonic() + PATIENCE
-        while words not in self.output:
-            assert time.monotonic() < deadline, self.output
-            await asyncio.sleep(0.002)
+        async for _ in patiently(0.002):
+            if words in self.output:
+                break
             self.read()
         got, self.output = self.output.split(words, 1)
         return got + words
@@ -82,20 +81,18 @@ class Session:
         self.stdio.guest_ended()
         return status
 
-    async def to_the_end(self, pause: float = 0.0, chunk: int = 1 << 20) -> bytes:
+    async def to_the_end(self, chunk: int = 1 << 20) -> bytes:
         """Return all output, which ends a while after the guest has."""
         got = [self.output]
-        while True:
-            await asyncio.sleep(pause)
+        async for _ in patiently():
+            if len(got) > 1 and not got[-1]:
+                break
             if self.guest is not None and self.guest.poll() is not None:
                 self.stdio.guest_ended()
                 self.guest = None
-            try:
+            with contextlib.suppress(BlockingIOError):
                 got.append(os.read(self.reader, chunk))
-            except BlockingIOError:
-                continue
-            if not got[-1]:
-                return b"".join(got)
+        return b"".join(got)
 
     def close(self) -> None:
         if self.guest is not None and self.guest.poll() is None:
@@ -171,12 +168,12 @@ async def test_size_and_its_changes(session: Session) -> None:
 
 
 async def test_no_size_without_a_terminal() -> None:
-    stdio = Stdio("", "", "")
-    for fd in stdio.open():
+    streams = Stdio("", "", "")
+    for fd in streams.open():
         os.close(fd)
     with pytest.raises(OSError, match="no terminal"):
-        stdio.resize(80, 25)
-    stdio.close()
+        streams.resize(80, 25)
+    streams.close()
 
 
 @pytest.mark.parametrize(
@@ -208,8 +205,9 @@ async def test_end_of_input_in_raw_modes_is_what_readline_expects(session: Sessi
     session.type(b"x\n")
     session.stdio.close_input()
     got = b""
-    while len(got) < 3:
-        await asyncio.sleep(0.002)
+    async for _ in patiently(0.002):
+        if len(got) == 3:
+            break
         os.set_blocking(session.fds[0], False)
         try:
             got += os.read(session.fds[0], 100)
@@ -292,14 +290,54 @@ async def test_more_than_fits_for_a_reader_that_comes_after_the_end(session: Ses
     assert got == data[:given]
 
 
+async def test_delete_waits_for_a_slow_reader(
+    turns: list[None], session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stdio, "_DRAIN_PATIENCE", 1000)
+    session.attach()
+    session.run("stdio", "1")
+    await settled(turns)
+    assert session.guest is not None
+    session.guest.kill()
+    await session.ended()
+    draining = asyncio.create_task(session.stdio.drain())
+    await asyncio.sleep(0.01)
+    assert not draining.done()  # the FIFO is full, the pump is not empty
+    async for _ in patiently():
+        if draining.done():
+            break
+        session.read()
+    data = await session.to_the_end()
+    assert b"".join(b"%-63d\r\n" % number for number in range(16384)).startswith(data)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+async def test_delete_does_not_wait_for_nobody(
+    turns: list[None], session: Session, monkeypatch: pytest.MonkeyPatch, attached: bool
+) -> None:
+    monkeypatch.setattr(stdio, "_DRAIN_PATIENCE", 1000)
+    if attached:
+        session.attach()
+    session.run("stdio", "1")
+    await settled(turns)
+    assert session.guest is not None
+    session.guest.kill()
+    await session.ended()
+    draining = asyncio.create_task(session.stdio.drain())
+    await asyncio.sleep(0.01)
+    session.detach()
+    await draining
+
+
 async def test_much_input_to_a_slow_guest(session: Session) -> None:
     session.attach()
     session.clear(termios.OPOST, termios.ICANON | termios.ECHO)
     session.run("cat")
     data = b"".join(b"%07d\n" % number for number in range(1 << 16))
     given, got = 0, b""
-    while len(got) < len(data):
-        await asyncio.sleep(0)
+    async for _ in patiently():
+        if len(got) == len(data):
+            break
         try:
             given += os.write(session.writer, data[given : given + 60_000])
         except BlockingIOError:
@@ -316,6 +354,8 @@ async def test_a_guest_that_closes_its_terminal_is_not_a_busy_loop(
     session.close_slaves()  # as if it had closed 0, 1 and 2, and went on
     session.type(b"anybody?\n")
     await settled(turns)
+    session.stdio.say("nobody\n")  # the terminal is still there for who opens it
+    await session.until(b"nobody\r\n")
 
 
 async def test_what_the_runtime_says_comes_after_what_the_guest_said(session: Session) -> None:
@@ -344,8 +384,8 @@ async def test_other_work_goes_on_during_a_flood(session: Session) -> None:
 
 
 async def test_no_streams_at_all() -> None:
-    stdio = Stdio("", "", "", terminal=True)
-    fds = stdio.open()
+    streams = Stdio("", "", "", terminal=True)
+    fds = streams.open()
     assert [os.isatty(fd) for fd in fds] == [True] * 3
     os.set_blocking(fds[1], False)
     for _ in range(100):  # to nobody, who takes more than a pty holds
@@ -354,6 +394,6 @@ async def test_no_streams_at_all() -> None:
             os.write(fds[1], b"x" * 1000)
     for fd in fds:
         os.close(fd)
-    stdio.guest_ended()
-    await stdio.drain()
-    stdio.close()
+    streams.guest_ended()
+    await streams.drain()
+    streams.close()

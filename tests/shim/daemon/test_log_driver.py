@@ -86,8 +86,10 @@ async def test_a_program_gets_both_streams(tmp_path: Path, logger: str, scheme: 
 async def test_what_a_program_is_given(tmp_path: Path, logger: str) -> None:
     uri = f"{logger}?key=value&empty=&again=1&again=2&odd=a%20%26%3Db"
     stdio = Stdio("", uri, "", logger_env=ENV)
+    stray = os.memfd_create("stray", 0)
     close(stdio.open())
     await stdio.ready()
+    os.close(stray)
     stdio.guest_ended()
     await stdio.drain()
     stdio.close()
@@ -102,7 +104,7 @@ async def test_what_a_program_is_given(tmp_path: Path, logger: str) -> None:
     targets = {words[8]: words[10] for words in listed}
     assert {targets["0"], targets["2"]} == {"/dev/null"}
     assert all(targets[number].startswith("pipe:") for number in "345")
-    # Beyond 5 the shell has its script, and ls what it lists: nothing of ours.
+    # Beyond 5 the shell has its script, and ls what it lists.
     assert not [
         t for n, t in targets.items() if int(n) > 5 and not t.startswith(("/proc/", "/tmp"))
     ]
@@ -122,6 +124,15 @@ async def test_closing_is_readiness_enough_for_the_older_kind(
     stdio.close()
     assert (tmp_path / "out").read_text() == "answer"
     stdio = Stdio("", f"binary-v2://{path}", "")
+    close(stdio.open())
+    with pytest.raises(OSError, match="before it was ready"):
+        await stdio.ready()
+    stdio.close()
+
+
+@pytest.mark.parametrize("scheme", ["binary", "binary-v2"])
+async def test_a_program_that_crashes(program: Callable[[str], str], scheme: str) -> None:
+    stdio = Stdio("", f"{scheme}://{quote(program('exit 3'))}", "")
     close(stdio.open())
     with pytest.raises(OSError, match="before it was ready"):
         await stdio.ready()

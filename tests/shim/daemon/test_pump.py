@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from shim.daemon.pump import Pump
+from tests.shim.daemon.patience import patiently
 
 BUFFER = 1 << 16
 PIPE = 1 << 16  # the kernel's default
@@ -66,13 +67,14 @@ def numbered(size: int) -> bytes:
 async def test_everything_in_order_to_the_end(line: Line) -> None:
     line.start()
     data, got, given = numbered(1 << 20), b"", 0
-    while len(got) < len(data):
+    async for _ in patiently():
+        if len(got) == len(data):
+            break
         if given < len(data):
             try:
                 given += os.write(line.give, data[given : given + 50_000])
             except BlockingIOError:
                 pass
-        await asyncio.sleep(0)
         got += line.taken()
     assert not line.ended.is_set()
     line.close(line.give)
@@ -86,9 +88,10 @@ async def test_what_is_between_is_bounded(line: Line) -> None:
     given = await line.offer(data)
     assert given <= PIPE + BUFFER + PIPE
     got = b""
-    while len(got) < given:
+    async for _ in patiently():
+        if len(got) == given:
+            break
         got += line.taken()
-        await asyncio.sleep(0)
     assert got == data[:given]
 
 
@@ -114,8 +117,9 @@ async def test_the_trailer_comes_last_and_knows_what_was_before(line: Line, size
     data, got = numbered(size), b""
     given = os.write(line.give, data) if data else 0
     line.close(line.give) if given == len(data) else None
-    while not line.ended.is_set():
-        await asyncio.sleep(0)
+    async for _ in patiently():
+        if line.ended.is_set():
+            break
         got += line.taken()
         if given < len(data):
             try:
@@ -137,8 +141,9 @@ async def test_finish_takes_what_is_there_and_does_not_wait_for_more(line: Line,
         os.write(line.give, data)
     line.pump.finish()
     got = b""
-    while not line.ended.is_set():
-        await asyncio.sleep(0)
+    async for _ in patiently():
+        if line.ended.is_set():
+            break
         got += line.taken()
     assert got + line.taken() == data  # although the writer is still there
 
@@ -150,9 +155,10 @@ async def test_finish_while_the_sink_is_full(line: Line) -> None:
     await asyncio.sleep(0)
     assert not line.ended.is_set()
     got = b""
-    while not line.ended.is_set():
+    async for _ in patiently():
+        if line.ended.is_set():
+            break
         got += line.taken()
-        await asyncio.sleep(0)
     assert len(got + line.taken()) == given
 
 
@@ -161,7 +167,9 @@ async def test_a_sink_that_is_gone_does_not_stop_the_source(line: Line) -> None:
     line.close(line.take)
     data = numbered(1 << 20)
     given = 0
-    while given < len(data):
+    async for _ in patiently():
+        if given == len(data):
+            break
         given += await line.offer(data[given:])
     line.close(line.give)
     await line.ended.wait()

@@ -9,6 +9,7 @@ import pytest
 
 from shim.daemon.stdio import Stdio
 from tests.shim.daemon.native import Guest, start
+from tests.shim.daemon.patience import patiently
 
 
 @pytest.fixture
@@ -189,9 +190,10 @@ async def test_flood_to_a_slow_reader_beside_a_fast_one(tmp_path: Path) -> None:
 
 async def drained(stdio: Stdio, guest: Guest, reader: int, chunk: int) -> tuple[int, int]:
     """Read to the end; return the bytes, numbered lines without a gap, and how often we read."""
-    data, turns = b"", 0
-    while True:
-        await asyncio.sleep(0)
+    data, turns, open_ = b"", 0, True
+    async for _ in patiently():
+        if not open_:
+            break
         if guest.poll() is not None:
             stdio.guest_ended()
         try:
@@ -200,8 +202,7 @@ async def drained(stdio: Stdio, guest: Guest, reader: int, chunk: int) -> tuple[
             continue
         turns += 1
         data += got
-        if not got:
-            break
+        open_ = bool(got)
     os.close(reader)
     stdio.close()
     assert [int(line) for line in data.splitlines()] == list(range(len(data) // 64))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.linux import readonly
+from shim.linux.libc import NUMBERS
 from shim.linux.readonly import open_readonly
 
 
@@ -52,7 +52,7 @@ def test_what_is_not_there() -> None:
 
 
 def test_without_such_mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(readonly.NUMBERS, "open_tree", 100_000)
+    monkeypatch.setitem(NUMBERS, "open_tree", 100_000)
     (tmp_path / "file").touch()
     fd = open_readonly(str(tmp_path / "file"), os.O_RDONLY)
     os.fchmod(fd, 0o600)
