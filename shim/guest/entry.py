@@ -108,6 +108,8 @@ def _take_place(birth: Birth, resources: Resources) -> None:
     """Be in the container's cgroup, and its limits in force."""
     if birth.placement is not None:
         birth.placement.enter(resources, f"pywasm container {birth.id}")
+    elif resources != Resources():
+        raise SpecError("linux.cgroupsPath: expected, since there are linux.resources")
     if any(n.type == "cgroup" and not n.path for n in birth.outline.namespaces):
         # Its root is the cgroup that the process is in when it is made.
         clone.unshare(clone.CLONE_NEWCGROUP)

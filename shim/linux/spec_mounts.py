@@ -30,7 +30,7 @@ def mount(root: int, entry: Mount, linux: Linux) -> None:
     """
     options = mounts.parse_options(entry.options)
     ids = user_namespace.ids(linux)
-    if entry.type == "cgroup":
+    if entry.type in ("cgroup", "cgroup2"):
         _mount_cgroup(root, entry, options, linux, ids)
         return
     if _is_bind(entry, options):
@@ -102,7 +102,18 @@ def _mount_cgroup(
     only that is bound.
     """
     destination, owner = entry.destination, ids.root()
-    trees = [tree for tree in hierarchies() if not tree.is_v2]
+    trees = [tree for tree in hierarchies() if not tree.is_v2 and entry.type == "cgroup"]
+    has_namespace = any(namespace.type == "cgroup" for namespace in linux.namespaces)
+    if not trees and not has_namespace:
+        # Not a mount of its own: in the first cgroup namespace its options are those of the whole
+        # machine, which would lose nsdelegate by it.
+        bind = options._replace(flags=options.flags | mounts.MS_BIND)
+        own = own_cgroups()
+        for tree in hierarchies():
+            if tree.is_v2:
+                source = own_directory(tree, own)
+                mounts.mount_at(root, destination, source, "bind", bind, owner=owner)
+        return
     if not trees:
         try:
             mounts.mount_at(root, destination, "cgroup", "cgroup2", options, owner=owner)
@@ -116,7 +127,6 @@ def _mount_cgroup(
     data = ids.mount_data("tmpfs", "mode=755,size=64k")
     top = mounts.MountOptions(_CGROUP_FLAGS, 0, options.propagation, data=data)
     mounts.mount_at(root, destination, "cgroup", "tmpfs", top, owner=owner)
-    has_namespace = any(namespace.type == "cgroup" for namespace in linux.namespaces)
     own = own_cgroups()
     for tree in trees:
         name = os.path.basename(tree.mount)
