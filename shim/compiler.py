@@ -15,7 +15,7 @@ import resource
 import select
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 from shim import compiler_filter
@@ -59,13 +59,19 @@ class Refused(ModuleError):
 class Limits:
     """What one compilation may use. Times are in seconds, sizes in bytes."""
 
-    cpu: int = 120
-    time: int = 300
+    cpu: int = 60
+    time: int = 150
+    per_mib: int = 4  # seconds of CPU more for each of the module; half of it is usual
     memory: int = 4 << 30  # address space; threads reserve some of it and never use it
     memory_per_byte: int = 128  # of the module; cranelift was seen to take 100
     artifact: int = 1 << 30
     tasks: int = 512  # of them one for each processor
     tasks_of_user: int = 4096  # counted together with everything else that user nobody runs
+
+    def for_size(self, size: int) -> Limits:
+        """Return the limits for a module of `size` bytes: more time for a larger one."""
+        more = self.per_mib * size >> 20
+        return replace(self, cpu=self.cpu + more, time=self.time + 3 * more)
 
     def memory_for(self, size: int) -> int:
         """Return what a module of `size` bytes may take, beyond what the shim itself has mapped."""
@@ -162,8 +168,8 @@ def start(
     cache, then a memfd. They are taken over; `wasm` is not. `memory_pages` is a bound for the
     module's memory (`limit_memory`). The conditions and errors of `clone` apply.
     """
-    limits = limits or Limits()
     size = os.fstat(wasm).st_size
+    limits = (limits or Limits()).for_size(size)
     memory = limits.memory_for(size)
     report = os.memfd_create("report", os.MFD_CLOEXEC)
     try:

@@ -555,7 +555,7 @@ LARGE = {"wasmer": function_of(ADD, 200_000), "wasmtime": function_of(BRANCH, 50
 
 def test_a_module_that_is_slow_to_compile(engine: Engine) -> None:
     with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 1 s of CPU time$"):
-        really_compiled(engine, SLOW[engine.name], Limits(cpu=1))
+        really_compiled(engine, SLOW[engine.name], Limits(cpu=1, per_mib=0))
 
 
 def test_a_module_that_needs_memory(engine: Engine) -> None:
@@ -563,3 +563,9 @@ def test_a_module_that_needs_memory(engine: Engine) -> None:
     with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 32 MiB of memory$"):
         really_compiled(engine, LARGE[engine.name], limits)
     assert really_compiled(engine, LARGE[engine.name])
+
+
+def test_a_larger_module_has_more_time() -> None:
+    limits = Limits().for_size(50 << 20)
+    assert (limits.cpu, limits.time) == (260, 750)
+    assert Limits().for_size(1000) == Limits()
