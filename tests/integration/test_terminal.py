@@ -182,7 +182,8 @@ def test_exec(people: People, runtime: str) -> None:
     second.type(b"second\r")
     second.see(b"second\ngot 'second'\n")
     second.type(b"\4")
-    assert second.see_all() == b"end\n"
+    # ctr itself may complain of a resize that comes after the end, to which runc's shim says no.
+    assert second.see_all().startswith(b"end\n")
     assert second.ctr.wait(TIMEOUT) == 7
     first.type(b"first\r\4")
     assert first.see_all().endswith(b"got 'first'\nend\n")
