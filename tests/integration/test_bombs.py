@@ -19,6 +19,7 @@ import pytest
 from proto import events_pb2, mount_pb2
 from proto.api import tasks_pb2
 from proto.task_pb2 import Status
+from shim.engines import select
 from shim.linux import mounts
 from tests.guests.build import build
 from tests.integration import client as api
@@ -131,7 +132,7 @@ def test_a_module_that_takes_minutes_to_compile(place: Place) -> None:
     """Its pod answers meanwhile; and who gives up on it gets rid of its compiler."""
     place.neighbour(pod="pod")
     # What is hard for one engine is refused by, or easy for, the other: the first one has this.
-    (place.shared / "slow.wasm").write_bytes(SLOW["wasmer"] + b"\0\4\1x" + os.urandom(2))
+    (place.shared / "slow.wasm").write_bytes(SLOW[select().name] + b"\0\4\1x" + os.urandom(2))
     bomb = place.bomb(module="slow.wasm", pod="pod")
     rootfs = place.client.prepare(bomb.name, bomb.image.chain_id)
     request = tasks_pb2.CreateTaskRequest(container_id=bomb.name, rootfs=rootfs)

@@ -3,9 +3,11 @@
 `PYWASM_LIVES=10000` repeats the long run.
 """
 
+import asyncio
 import os
 import shutil
 import signal
+import socket
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,8 +17,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 
 from proto import task_v2_pb2 as api
+from proto.events_service_pb2 import ForwardRequest
 from shim.linux.cgroups import hierarchies
-from shim.ttrpc import Client
+from shim.ttrpc import Client, Context, Method, Server
 from tests.shim.task_api import POD, Shim, call, processes
 
 LIVES = int(os.environ.get("PYWASM_LIVES", "150"))
@@ -26,8 +29,23 @@ WARM_UP = 50
 @pytest.fixture
 async def shim(tmp_path: Path) -> AsyncIterator[Shim]:
     started = Shim(tmp_path, ("exit3", "idle"))
+    # Somebody who takes the events, which are kept for as long as nobody does.
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(started.env["TTRPC_ADDRESS"])
+    listener.listen()
+    server = Server(
+        {"containerd.services.events.ttrpc.v1.Events": {"Forward": Method(ForwardRequest, _take)}}
+    )
+    serving = asyncio.create_task(server.serve(listener))
     yield started
     await started.close()
+    server.close()
+    await server.wait_closed(1)
+    await serving
+
+
+async def _take(_: ForwardRequest, __: Context) -> Empty:
+    return Empty()
 
 
 def holdings(pid: int, shim: Shim) -> tuple[int, int, int, int]:
