@@ -74,6 +74,7 @@ class Descriptor:
         "base",
         "cwd",
         "fd",
+        "given_up",
         "inheriting",
         "kind",
         "preopen",
@@ -95,6 +96,7 @@ class Descriptor:
         self.fd = fd
         self.kind = kind  # filetype
         self.base = base  # rights of this descriptor
+        self.given_up = 0  # rights that the guest has renounced by itself
         self.inheriting = inheriting  # the most that a descriptor opened through it may have
         self.readonly = readonly  # refuses changes with EROFS, and so does all opened through it
         self.preopen = preopen  # the guest's name for it

@@ -145,6 +145,7 @@ def fd_fdstat_set_rights(program: Program, fd: Fd, base: U64, inheriting: U64) -
     base, inheriting = base & _U64, inheriting & _U64
     if base & ~descriptor.base or inheriting & ~descriptor.inheriting:
         raise Refused(errno.NOTCAPABLE)
+    descriptor.given_up |= descriptor.base & ~base
     descriptor.base = base
     descriptor.inheriting = inheriting
 

@@ -44,8 +44,10 @@ def path_open(
     needed = rights.PATH_OPEN
     if oflags & _CREAT:
         needed |= rights.PATH_CREATE_FILE
-    # Not PATH_FILESTAT_SET_SIZE for O_TRUNC: Go's os.Root has no such right and truncates below it.
     directory = program.descriptors.need(fd, needed)
+    # Go's os.Root opens its directory without this right, and truncates below it all the same.
+    if oflags & _TRUNC and directory.given_up & rights.PATH_FILESTAT_SET_SIZE:
+        raise Refused(errno.NOTCAPABLE)
     both = oflags & (_CREAT | _DIRECTORY)  # of which Linux before 6.4 made a file
     if oflags & ~_OFLAGS or fdflags & ~_ALL_FDFLAGS or both == _CREAT | _DIRECTORY:
         raise Refused(errno.INVAL)

@@ -239,6 +239,11 @@ def test_a_directory_passes_on_no_more_than_it_has(guest: Guest, root: Path) -> 
     assert guest.open("new", oflags=CREAT, directory=weak)[0] == errno.NOTCAPABLE
     # Go's os.Root opens directories without the right to set sizes, and truncates below them.
     assert guest.open("inner", oflags=TRUNC, base=READ | WRITE, directory=weak)[0] == 0
+    _, d = guest.open("d", base=rights.ALL)
+    kept = guest.program.descriptors.get(d).base & ~rights.PATH_FILESTAT_SET_SIZE
+    assert guest("fd_fdstat_set_rights", d, kept, 0) == 0
+    truncated = guest.open("inner", oflags=TRUNC, base=READ | WRITE, directory=d)
+    assert truncated[0] == errno.NOTCAPABLE
     assert guest.open("inner", directory=weak)[0] == 0
     assert guest("path_unlink_file", weak, *guest.path("inner")) == errno.NOTCAPABLE
 
