@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from oci.runtime import Hook
-from shim.linux import clone, files
+from shim.linux import clone, files, signals
 
 _REPORT_BYTES: Final = 4096
 _NOT_EXECUTED: Final = 127
@@ -106,8 +106,7 @@ def _execute(hook: Hook, given: int, report: int, cwd: str) -> None:
         for target, fd in enumerate((given, report, report)):
             os.dup2(fd, target)
         files.keep_only(())
-        for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
-            signal.signal(signum, signal.SIG_DFL)
+        signals.reset_signals(keep=())
         os.chdir(cwd)
         environment = dict(variable.partition("=")[::2] for variable in hook.env)
         os.execve(hook.path, list(hook.args) or [hook.path], environment)

@@ -37,12 +37,15 @@ def select(name: str = "") -> Engine:
     raise ModuleError(f"no engine {name!r} here; there is: {names}")
 
 
-def candidates(name: str = "") -> list[Engine]:
-    """Return the engines that may be tried for a module, in this order: only `name` if it is given.
+def candidates(demanded: str = "", preferred: str = "") -> list[Engine]:
+    """Return the engines that may be tried for a module, in this order.
 
-    Raises ModuleError if there is none.
+    Only the one `demanded`, else all, the `preferred` one first. Raises ModuleError if the one
+    demanded cannot be had.
     """
-    return [select(name)] if name else [select(), *engines()[1:]]
+    if demanded:
+        return [select(demanded)]
+    return sorted(engines(), key=lambda engine: engine.name != preferred)
 
 
 def preload() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci.runtime import Process
-from shim.engines import engines, select
+from shim.engines import candidates, engines
 from shim.engines.base import HEADER, Engine, Module, ModuleError, check_header
 from shim.engines.cache import Artifact, Refusal, key
 from shim.engines.snapshot import snapshot
@@ -71,7 +71,6 @@ def compiled(origin: Origin, process: Process) -> Compiled:
     with the preferred one. Raises ModuleError naming the entrypoint, EOFError if the shim is gone.
     """
     annotations, preferred = origin.annotations, origin.preferred_engine
-    candidates = _candidates(annotations.engine, preferred)
     path, _ = split(process.args[0])
     _, fd = _find(path, process)
     try:
@@ -86,7 +85,7 @@ def compiled(origin: Origin, process: Process) -> Compiled:
     pages = annotations.memory_pages
     limit = f" memory {pages}" if pages else ""
     try:
-        for engine in candidates:
+        for engine in candidates(annotations.engine, preferred):
             name = key(digest, engine.fingerprint() + limit)
             found = cache.load(name)
             if found is None:
@@ -100,12 +99,6 @@ def compiled(origin: Origin, process: Process) -> Compiled:
     reasons = set(refusals.values())
     told = reasons.pop() if len(reasons) == 1 else f"no engine takes it: {_listed(refusals)}"
     raise ModuleError(f"{path}: {told}")
-
-
-def _candidates(demanded: str, preferred: str) -> list[Engine]:
-    if demanded:
-        return [select(demanded)]
-    return sorted(engines(), key=lambda engine: engine.name != preferred)
 
 
 def _listed(refusals: Mapping[str, str]) -> str:

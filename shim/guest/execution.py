@@ -8,11 +8,11 @@ import os
 from dataclasses import dataclass
 
 from oci.bundle import read_spec
-from oci.runtime import Process, SpecError, decode_process
+from oci.runtime import CPUAffinity, Process, SpecError, decode_process
 from shim.engines.base import ModuleError
 from shim.guest import control, entrypoint, privileges, program, rootfs
 from shim.guest.placement import Placement
-from shim.linux import clone, files, keyring, limits, procfs, security_labels, signals
+from shim.linux import clone, files, keyring, limits, procfs, scheduling, security_labels, signals
 
 _KINDS = {
     "mnt": clone.CLONE_NEWNS,
@@ -63,8 +63,13 @@ def _join(birth: Birth) -> program.Ready:
     limits.check_rlimits(process.rlimits)
     security_labels.check(process.apparmor_profile, process.selinux_label, spec.linux.mount_label)
     proc = procfs.open_proc()
+    affinity = process.exec_cpu_affinity or CPUAffinity()
+    if affinity.initial:
+        scheduling.set_affinity(affinity.initial)
     if birth.placement is not None and not birth.placement.cgroup.unified:
         birth.placement.cgroup.attach()
+    if affinity.final:
+        scheduling.set_affinity(affinity.final)
     keyring.new_session_keyring()
     last = program.confinement(origin, spec.linux.seccomp, _enter_namespaces(birth.init, proc))
     privileges.apply(process, spec.linux, proc)

@@ -133,7 +133,13 @@ async def test_its_own_user_and_limits(shim: Shim) -> None:
     limits = [{"type": "RLIMIT_NOFILE", "hard": 77, "soft": 77}]
     user = {"uid": 4321, "gid": 4322, "additionalGids": [7]}
     await container.add(
-        "e", "/idle.wasm", user=user, rlimits=limits, noNewPrivileges=True, oomScoreAdj=500
+        "e",
+        "/idle.wasm",
+        user=user,
+        rlimits=limits,
+        noNewPrivileges=True,
+        oomScoreAdj=500,
+        execCPUAffinity={"initial": "0", "final": "0"},
     )
     pid = await container.start("e")
     status = dict(
@@ -146,6 +152,7 @@ async def test_its_own_user_and_limits(shim: Shim) -> None:
     assert int(status["CapEff"], 16) == 0
     assert "Max open files            77 " in Path(f"/proc/{pid}/limits").read_text()
     assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "500\n"
+    assert os.sched_getaffinity(pid) == {0}
 
 
 async def test_the_seccomp_profile_of_the_container(shim: Shim) -> None:

@@ -338,6 +338,8 @@ def test_selecting() -> None:
 
 def test_candidates() -> None:
     assert engines.candidates() == engines.engines()
+    last = engines.engines()[-1]
+    assert engines.candidates(preferred=last.name)[0] is last
     for engine in engines.engines():
         assert engines.candidates(engine.name) == [engine]
     with pytest.raises(ModuleError, match="no engine 'v8' here"):
