@@ -23,7 +23,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from shim.linux import clone, credentials, files
+from shim.linux import clone, credentials, files, signals
 
 _READY_PATIENCE = 30.0
 _CRASH_PATIENCE = 0.05
@@ -175,8 +175,7 @@ def _execute(argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int]) ->
         for target, fd in enumerate(moved[:-1]):
             os.dup2(fd, target)
         files.keep_only([*range(3, len(moved) - 1), moved[-1]])
-        for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
-            signal.signal(signum, signal.SIG_DFL)
+        signals.reset_signals(keep=())
         os.execve(argv[0], list(argv), env)
     except OSError as error:
         os.write(moved[-1], b"%d" % (error.errno or 0))

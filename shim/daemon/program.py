@@ -78,9 +78,11 @@ class Program:
 
     def on_exit(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the process ends."""
-        self._on_exit.append(callback)
-        if self.status == Status.STOPPED:
+        # Not by the status: that changes a moment before those who wait are called.
+        if self._over.is_set():
             asyncio.get_running_loop().call_soon(callback)
+        else:
+            self._on_exit.append(callback)
 
     async def wait(self) -> None:
         """Return when the process has ended, which it can only after its start."""
