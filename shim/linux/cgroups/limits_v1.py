@@ -112,10 +112,11 @@ def _blkio(directory: Directory, resources: Resources) -> None:
             )
 
 
-def _hugetlb(directory: Directory, resources: Resources) -> None:
+def hugetlb(directory: Directory, resources: Resources, ending: str = "limit_in_bytes") -> None:
+    """Limit huge pages, here and with v2's `ending` of the files' names. Raises OSError."""
     for limit in resources.hugepage_limits:
         for kind in ("", ".rsvd"):
-            file = f"hugetlb.{page_size(limit.page_size)}{kind}.limit_in_bytes"
+            file = f"hugetlb.{page_size(limit.page_size)}{kind}.{ending}"
             if kind and not directory.has(file):
                 continue  # before Linux 5.7
             directory.set("hugepageLimits", file, str(limit.limit))
@@ -167,7 +168,7 @@ CONTROLLERS: Final[dict[str, Callable[[Directory, Resources], None]]] = {
     "memory": _memory,
     "pids": _pids,
     "blkio": _blkio,
-    "hugetlb": _hugetlb,
+    "hugetlb": hugetlb,
     "net_cls": _net_cls,
     "net_prio": _net_prio,
     "rdma": rdma,

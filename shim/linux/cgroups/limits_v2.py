@@ -11,12 +11,13 @@ import errno
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from oci.linux import Resources
 from shim.linux.cgroups.files import Directory, Setting, refusal
-from shim.linux.cgroups.limits_v1 import rdma
-from shim.linux.cgroups.names import page_size, pids_limit
+from shim.linux.cgroups.limits_v1 import hugetlb, rdma
+from shim.linux.cgroups.names import pids_limit
 
 _FILE: Final = re.compile(r"\w+\.[\w.]+", re.ASCII)
 _UNLIMITED: Final = -1
@@ -175,15 +176,6 @@ def _io(directory: Directory, resources: Resources) -> None:
             )
 
 
-def _hugetlb(directory: Directory, resources: Resources) -> None:
-    for limit in resources.hugepage_limits:
-        for kind in ("", ".rsvd"):
-            file = f"hugetlb.{page_size(limit.page_size)}{kind}.max"
-            if kind and not directory.has(file):
-                continue  # before Linux 5.7
-            directory.set("hugepageLimits", file, str(limit.limit))
-
-
 def unified(directory: Directory, resources: Resources) -> None:
     """Write what the spec has for files by name. Raises OSError."""
     for file, content in resources.unified.items():
@@ -207,7 +199,7 @@ CONTROLLERS: Final[dict[str, Callable[[Directory, Resources], None]]] = {
     "io": _io,
     "cpu": _cpu,
     "cpuset": _cpuset,
-    "hugetlb": _hugetlb,
+    "hugetlb": partial(hugetlb, ending="max"),
     "rdma": rdma,
 }
 """In the order in which they are set."""
