@@ -14,7 +14,7 @@ from shim import hooks
 from shim.daemon import undertaker
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.child import Child, GuestError
-from shim.guest import annotations, control
+from shim.guest import annotations, control, sandbox
 from shim.guest.entry import Birth, live
 from shim.guest.placement import Placement
 from shim.guest.program import Origin
@@ -55,7 +55,12 @@ class Guest(Child):
         self.paused = False
         self._rootfs = -1
         try:
-            self.annotations = annotations.read(outline.annotations)
+            # What a pod's annotations ask for is meant for its containers.
+            self.annotations = (
+                annotations.Annotations()
+                if sandbox.is_sandbox(outline.annotations)
+                else annotations.read(outline.annotations)
+            )
         except SpecError as error:
             raise GuestError(str(error), invalid=True) from error
         try:

@@ -15,7 +15,7 @@ from oci.bundle import Outline, read_spec
 from oci.linux import Resources
 from oci.runtime import Hook, SpecError
 from shim import hooks
-from shim.guest import control, privileges, program, rootfs
+from shim.guest import control, privileges, program, rootfs, sandbox
 from shim.guest.placement import Placement
 from shim.linux import clone, keyring, mounts, procfs
 from shim.linux.network import bring_up_loopback
@@ -66,9 +66,10 @@ def live(birth: Birth) -> None:
 def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
     """Do everything up to Ready; returns also the hooks that are to run when it is started."""
     spec = read_spec(birth.bundle)
-    if not spec.process.args:
-        raise SpecError("process.args: expected at least one argument")
     origin, linux = birth.origin, spec.linux
+    holds_pod = sandbox.is_sandbox(birth.outline.annotations)
+    if not (spec.process.args or holds_pod):
+        raise SpecError("process.args: expected at least one argument")
     proc = procfs.open_proc()
     privileges.check(spec)
     # First of what takes long, since on cgroup v1 it is waiting.
@@ -83,7 +84,10 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
     if not isinstance(prepare, control.Prepare):
         raise EOFError
     visible = rootfs.visible_mounts(spec, origin.annotations.kernel_filesystems)
-    root = rootfs.build(birth.bundle, spec, prepare.rootfs, visible)
+    if holds_pod:
+        root = sandbox.build(os.path.join(birth.bundle, spec.root.path), linux)
+    else:
+        root = rootfs.build(birth.bundle, spec, prepare.rootfs, visible)
     if birth.outline.hooks.before_root:
         control.send(origin.channel, control.Isolated())
         if not isinstance(control.receive(origin.channel)[0], control.Continue):
@@ -96,9 +100,12 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
     privileges.apply_names(spec, proc)
     privileges.apply(spec.process, linux, proc)
     os.close(proc)
-    program.enter_cwd(spec.process)
     streams = program.Streams(stdio, prepare.terminal)
-    ready = program.load_module(origin, spec.process, visible, streams, last)
+    if holds_pod:
+        ready = sandbox.become(origin.channel.fileno(), spec.process, streams, last)
+    else:
+        program.enter_cwd(spec.process)
+        ready = program.load_module(origin, spec.process, visible, streams, last)
     if starting := spec.hooks.start_container:
         ready = ready._replace(message=msgspec.structs.replace(ready.message, hooked=True))
     return ready, starting
