@@ -85,8 +85,10 @@ class DocumentDecoder(Generic[T]):
             for step in parents:
                 parent = parent[step]
             entries = list(parent[name].items())
-        except (msgspec.MsgspecError, UnicodeError, RecursionError, LookupError, AttributeError):
-            return path  # something else is wrong further on, or a key is given twice
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return path  # something else is wrong further on
+        except (LookupError, AttributeError, TypeError):
+            return path  # a key is given twice
 
         def fails(last: int) -> bool:
             parent[name] = dict(entries[: last + 1])

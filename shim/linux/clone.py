@@ -71,11 +71,34 @@ _NO_SIGNALS: Final = bytes(128)
 _PR_GET_TID_ADDRESS: Final = 40
 
 
+_children: Final[set[int]] = set()
+
+
 class Child(NamedTuple):
     """A process of ours, not yet waited for; closing the pidfd (close-on-exec) is the caller's."""
 
     pid: int
     pidfd: int
+
+
+def adopt(pid: int) -> Child:
+    """Take on a process that has become a child of ours when its parent ended. Raises OSError."""
+    child = Child(pid, os.pidfd_open(pid))
+    _children.add(pid)
+    return child
+
+
+def is_awaited(pid: int) -> bool:
+    """Whether a child of this process is one that somebody here will `wait` for.
+
+    Others can only be reaped by who looks for them: what came to a subreaper.
+    """
+    return pid in _children
+
+
+def waited(pid: int) -> None:
+    """Say that a child was waited for otherwise than by `wait`."""
+    _children.discard(pid)
 
 
 def clone(entry: Callable[[], None], flags: int = 0, *, cgroup: int | None = None) -> Child:
@@ -129,6 +152,7 @@ def clone(entry: Callable[[], None], flags: int = 0, *, cgroup: int | None = Non
         _sigprocmask(signal.SIG_SETMASK, mask, None)
     if pid < 0:
         fail("clone3", _names(flags) or None, error)
+    _children.add(pid)
     return Child(pid, pidfd.value)
 
 
@@ -153,6 +177,7 @@ def _fork(entry: Callable[[], None], flags: int, traps: Handlers) -> Child:
         if pid == 0:
             _run_child(lambda: _leave(entry, flags & ~before, write), traps, _forget_handlers)
         os.close(write)
+        _children.add(pid)
         pidfd = os.pidfd_open(pid)
         failure = os.read(read, 16)
     if failure:
@@ -189,6 +214,7 @@ def _run_child(
     status = EXIT_EXCEPTION
     try:
         after_fork()
+        _children.clear()
         signal.set_wakeup_fd(-1)
         restore(traps)
         _sigprocmask(signal.SIG_SETMASK, _NO_SIGNALS, None)
@@ -233,6 +259,7 @@ def wait(pidfd: int) -> int:
     result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     if result is None:
         raise ChildProcessError("waitid returned nothing without WNOHANG")
+    waited(result.si_pid)
     if result.si_code == os.CLD_EXITED:
         return result.si_status
     return 128 + result.si_status

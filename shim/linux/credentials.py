@@ -82,6 +82,7 @@ RLIMITS: Final = {
 """getrlimit(2), with the kernel's numbers."""
 _RLIM_INFINITY: Final = 2**63  # OCI writes the kernel's 2**64 - 1; from here on Python needs its -1
 _UMASK: Final = 0o022
+_NGROUPS_MAX: Final = 65536
 _PR_SET_KEEPCAPS: Final = 8
 _PR_CAPBSET_READ: Final = 23
 _PR_CAPBSET_DROP: Final = 24
@@ -149,6 +150,8 @@ def set_user(
     Another user than root loses all capabilities, unless they are kept for `set_capabilities`.
     Raises OSError that names the id.
     """
+    if len(additional_gids) > _NGROUPS_MAX:
+        raise OSError(errno.EINVAL, f"more than {_NGROUPS_MAX}", "additional gids")
     prctl(_PR_SET_KEEPCAPS, int(keep_capabilities))
     culprit = f"additional gids {list(additional_gids)}"
     try:
@@ -161,7 +164,7 @@ def set_user(
         what = "not mapped in the user namespace" if e.errno == errno.EINVAL else e.strerror
         raise OSError(e.errno, what, culprit) from None
     if umask is not None:
-        os.umask(umask)
+        os.umask(umask & 0o777)  # what the kernel takes of it
 
 
 def no_new_privs() -> None:
@@ -232,6 +235,11 @@ def _last_capability() -> int:
 
 def _bits(names: set[str]) -> int:
     return sum(1 << _NUMBER[name] for name in names if name in _NUMBER)
+
+
+def may(capability: str) -> bool:
+    """Tell whether this process has a capability, such as "CAP_SYS_ADMIN"."""
+    return bool(_held() & _bits({capability}))
 
 
 def _held() -> int:

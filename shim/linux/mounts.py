@@ -138,6 +138,10 @@ _RECURSIVE: Final = {
     "rnosymfollow": (_ATTR_NOSYMFOLLOW, 0),
     "rsymfollow": (0, _ATTR_NOSYMFOLLOW),
 }
+OPTIONS: Final = frozenset(
+    (*_SET, *_CLEAR, *_PROPAGATION, *_RECURSIVE, "idmap", "ridmap", "tmpcopyup")
+)
+"""All that are not a filesystem's own."""
 _ATTR_IDMAP: Final = 0x100000
 _AT_FDCWD: Final = -100
 _AT_RECURSIVE: Final = 0x8000
@@ -279,6 +283,23 @@ def umount(target: str | bytes, flags: int = 0) -> None:
     """Unmount (umount2(2)). Raises OSError: EINVAL if there is no mount at `target`."""
     if _umount2(_c(target), flags) < 0:
         fail("umount", target)
+
+
+def umount_all(target: str) -> None:
+    """Unmount all that is mounted on the path `target`, one upon the other, or below it.
+
+    What is in use goes as soon as it is not. Raises OSError.
+    """
+    flags = UMOUNT_NOFOLLOW
+    while True:
+        try:
+            umount(target, flags)
+        except OSError as e:
+            if e.errno in (errno.EINVAL, errno.ENOENT):
+                return  # no mount point, or not even a directory
+            if e.errno != errno.EBUSY or flags & MNT_DETACH:
+                raise
+            flags |= MNT_DETACH
 
 
 def pivot_root(new_root: str | bytes, put_old: str | bytes) -> None:

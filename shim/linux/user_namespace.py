@@ -10,6 +10,7 @@ to make in the host's ids; `Ids` translates.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from shim.linux import clone
 from shim.linux.files import read_small
 from shim.linux.inside import Owner
 
+_NS_GET_USERNS: Final = 0xB701
 _WITH_OWNER: Final = frozenset({"tmpfs", "hugetlbfs", "ramfs"})
 # Of a devpts the owner named would get every terminal, also one that another user opens.
 _WITH_IDS: Final = _WITH_OWNER | {"proc", "devpts"}
@@ -121,6 +123,15 @@ def write_mappings(directory: str, uids: Sequence[IDMapping], gids: Sequence[IDM
             raise OSError(e.errno, what, f"linux.{name}Mappings") from None
         finally:
             os.close(fd)
+
+
+def of_namespace(path: str) -> int:
+    """Open the user namespace that another namespace belongs to. Raises OSError (ioctl_nsfs(2))."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return fcntl.ioctl(fd, _NS_GET_USERNS)
+    finally:
+        os.close(fd)
 
 
 def enter(fd: int) -> None:

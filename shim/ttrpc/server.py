@@ -281,6 +281,10 @@ class _Connection(asyncio.Protocol):
         running = self._forget(stream)
         if running.cancel_on_disconnect:
             running.task.cancel()
+        elif running.timer is not None:
+            # It may not run longer than if the client had stayed.
+            late = self._loop.call_at(running.timer.when(), running.task.cancel)
+            running.task.add_done_callback(lambda _: late.cancel())
 
     def _forget(self, stream: int) -> _Running:
         running = self._calls.pop(stream)

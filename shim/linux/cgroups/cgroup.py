@@ -81,6 +81,22 @@ class Cgroup:
             own = {controllers: os.path.dirname(path) for controllers, path in own.items()}
         return cls((tree, f"{own_directory(tree, own)}/{inner}") for tree in chosen)
 
+    @classmethod
+    def of_process(cls, pid: int) -> Cgroup:
+        """The cgroup that another process is in, where that is neither the root nor this process's.
+
+        Raises OSError: ENOENT if it is in no such cgroup, or has ended and been waited for.
+        """
+        own, its = trees.own(), trees.own(pid)
+        found = [
+            (tree, own_directory(tree, its))
+            for tree in trees.hierarchies()
+            if its.get(tree.controllers, "/") not in ("/", own.get(tree.controllers))
+        ]
+        if not found:
+            raise OSError(errno.ENOENT, "the process is in no cgroup of its own", str(pid))
+        return cls(found)
+
     def exists(self) -> bool:
         """Whether there is anything of it, in any hierarchy."""
         return any(os.path.isdir(path) for _, path in self._directories)

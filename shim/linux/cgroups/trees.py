@@ -53,10 +53,10 @@ def v2_controllers(mount: str) -> frozenset[str]:
     return frozenset(read_small(f"{mount}/cgroup.controllers").decode().split())
 
 
-def own() -> dict[frozenset[str], str]:
-    """Controllers, and the cgroup of this process in their hierarchy (cgroups(7))."""
+def own(pid: int | str = "self") -> dict[frozenset[str], str]:
+    """Controllers, and the cgroup of this or another process in their hierarchy (cgroups(7))."""
     found = {}
-    with open("/proc/self/cgroup") as cgroup:
+    with open(f"/proc/{pid}/cgroup") as cgroup:
         for line in cgroup:
             _, controllers, path = line.rstrip("\n").split(":", 2)
             found[frozenset(filter(None, controllers.split(",")))] = path

@@ -103,6 +103,19 @@ def test_user_errors_name_the_id(in_child: InChild) -> None:
     in_child(entry)
 
 
+def test_more_groups_than_there_can_be() -> None:
+    with pytest.raises(OSError, match="more than 65536"):
+        set_user(0, 0, [1] * 65537)
+
+
+def test_only_the_bits_of_a_umask_count(in_child: InChild) -> None:
+    def entry() -> None:
+        set_user(0, 0, umask=2**32 - 1)
+        assert status()["Umask"] == "0777"
+
+    in_child(entry)
+
+
 def test_capabilities_of_a_user(in_child: InChild) -> None:
     def entry() -> None:
         set_user(1000, 1000, keep_capabilities=True)

@@ -34,6 +34,7 @@ from shim.linux.mounts import (
     parse_options,
     pivot_root,
     umount,
+    umount_all,
 )
 from tests.shim.linux.mountinfo import Mount, mounted, mounts_at
 
@@ -638,6 +639,23 @@ def _run(entry: Callable[[], None], flags: int) -> None:
     child = clone(entry, flags)
     assert wait(child.pidfd) == 0
     os.close(child.pidfd)
+
+
+def test_all_mounts_of_a_directory_go(tmp_path: Path, in_mounts: InMounts) -> None:
+    def entry() -> None:
+        target = str(tmp_path)
+        umount_all(target)  # nothing
+        for _ in range(3):
+            mount("x", target, "tmpfs")
+        os.mkdir(f"{target}/below")
+        mount("x", f"{target}/below", "tmpfs")
+        here = os.open(f"{target}/below", os.O_RDONLY)
+        umount_all(target)
+        assert mounts_at(target) == mounts_at(f"{target}/below") == []
+        os.close(here)
+        umount_all(f"{target}/none")
+
+    in_mounts(entry)
 
 
 def test_propagation_nobody_knows() -> None:

@@ -260,6 +260,27 @@ async def test_client_disconnects(path: str, *, cancel: bool) -> None:
         assert how == ["cancelled" if cancel else "completed"]
 
 
+async def test_deadline_after_the_client_has_gone(path: str) -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def handler(request: StringValue, context: Context) -> StringValue:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return request
+
+    async with running(path, handler) as run:
+        client = await run.connect()
+        pending = asyncio.create_task(call(client, "x", timeout=0.2))
+        await started.wait()
+        await client.close()
+        assert (await status(pending))[0] is Code.UNAVAILABLE
+        assert not ended.is_set()
+        await asyncio.wait_for(ended.wait(), 5)
+
+
 async def test_close_lets_calls_end(path: str) -> None:
     started, release = asyncio.Event(), asyncio.Event()
 

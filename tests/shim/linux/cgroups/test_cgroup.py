@@ -100,6 +100,22 @@ def test_life(cgroup: Cgroup, name: str, trees: list[Hierarchy], start: Start) -
     cgroup.kill()
 
 
+def test_the_cgroup_of_a_process(cgroup: Cgroup, name: str, start: Start) -> None:
+    child = start()
+    with pytest.raises(FileNotFoundError, match="in no cgroup of its own"):
+        Cgroup.of_process(child.pid)
+    cgroup.create()
+    cgroup.attach(child.pid)
+    found = Cgroup.of_process(child.pid)
+    # Only where it is: a hierarchy in which it is with us is ours, too.
+    assert {path.rpartition(f"/{name}/")[2] for path in directories(found)} == {"container"}
+    assert set(directories(found)) == set(directories(cgroup))
+    assert found.pids() == [child.pid]
+    cgroup.kill()
+    wait(child.pidfd)
+    cgroup.delete()
+
+
 def test_process_moves_itself(cgroup: Cgroup, name: str, in_child: Callable[..., None]) -> None:
     cgroup.create()
 

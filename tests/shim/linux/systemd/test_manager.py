@@ -14,6 +14,7 @@ import socket
 import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,8 @@ def without_a_bus(listener: socket.socket, notes: int) -> None:
             connection: socket.socket = connection,
             serial: Iterator[int] = serial,
         ) -> None:
-            connection.sendall(message.serialise(serial=next(serial)))
+            with suppress(BrokenPipeError):  # who asked has heard enough
+                connection.sendall(message.serialise(serial=next(serial)))
 
         Stand_in(notes, send).serve(messages())
         connection.close()
