@@ -14,9 +14,11 @@ from proto import (
     events_pb2,
     events_service_pb2,
     mount_pb2,
+    pod_pb2,
     runc_options_pb2,
     runtime_info_pb2,
     runtime_options_pb2,
+    sandbox_pb2,
     task_pb2,
     task_v2_pb2,
     task_v3_pb2,
@@ -112,6 +114,56 @@ WIRE: list[tuple[Message, str]] = [
     ),
     (runc_options_pb2.Options(systemd_cgroup=True, io_uid=1000), "20e807 4801"),
     (runtime_options_pb2.Options(config_body=b"x"), "1a0178"),
+    (
+        sandbox_pb2.CreateSandboxRequest(sandbox_id="s", bundle_path="/b", netns_path="/n"),
+        "0a0173 12022f62 2a022f6e",
+    ),
+    (sandbox_pb2.WaitSandboxResponse(exit_status=137), "088901"),
+    (
+        sandbox_pb2.SandboxStatusResponse(sandbox_id="s", pid=7, state="R", info={"k": "v"}),
+        "0a0173 1007 1a0152 2206 0a016b 120176",
+    ),
+    (
+        sandbox_pb2.PlatformResponse(
+            platform=sandbox_pb2.Platform(os="l", architecture="a", variant="v")
+        ),
+        "0a09 0a016c 120161 1a0176",
+    ),
+    (sandbox_pb2.SandboxMetricsResponse(metrics=sandbox_pb2.Metric(id="s")), "0a03 120173"),
+    (
+        pod_pb2.PodSandboxConfig(
+            metadata=pod_pb2.Metadata(name="n", uid="u", namespace="s"),
+            hostname="h",
+            dns_config=pod_pb2.DNSConfig(servers=["1"], searches=["2"], options=["3"]),
+            annotations={"k": "v"},
+        ),
+        "0a09 0a016e 120175 1a0173 120168 2209 0a0131 120132 1a0133 3a06 0a016b 120176",
+    ),
+    (
+        pod_pb2.Linux(
+            cgroup_parent="p",
+            security_context=pod_pb2.SecurityContext(
+                namespace_options=pod_pb2.NamespaceOption(
+                    network=pod_pb2.NODE,
+                    pid=pod_pb2.CONTAINER,
+                    ipc=pod_pb2.NODE,
+                    userns_options=pod_pb2.UserNamespace(
+                        mode=pod_pb2.NODE,
+                        uids=[pod_pb2.IDMapping(host_id=1, container_id=2, length=3)],
+                        gids=[pod_pb2.IDMapping(length=4)],
+                    ),
+                ),
+                run_as_user=pod_pb2.Int64Value(value=5),
+                supplemental_groups=[6, 7],
+                run_as_group=pod_pb2.Int64Value(value=8),
+            ),
+            sysctls={"k": "v"},
+        ),
+        "0a0170 1224"
+        "0a16 0802 1001 1802 2a0e 0802 1206 0801 1002 1803 1a02 1804"
+        "1a02 0805 2a02 0607 4202 0808"
+        "1a06 0a016b 120176",
+    ),
     (
         cgroups_v1_pb2.Metrics(
             memory=cgroups_v1_pb2.MemoryStat(usage=cgroups_v1_pb2.MemoryEntry(usage=5))
