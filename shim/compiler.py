@@ -8,6 +8,7 @@ machine, and as the first process of a PID namespace, so that whatever it starts
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -109,6 +110,7 @@ class Compilation:
         unused = [*self._outputs, self._report, self.pidfd]
         try:
             _, status, usage = os.wait4(self.pid, 0)
+            clone.waited(self.pid)
             report = os.pread(self._report, _REPORT_BYTES, 0).decode(errors="replace")
             exit_code = os.waitstatus_to_exitcode(status)
             if exit_code != 0:
@@ -171,11 +173,7 @@ def start(
     size = os.fstat(wasm).st_size
     limits = (limits or Limits()).for_size(size)
     memory = limits.memory_for(size)
-    report = os.memfd_create("report", os.MFD_CLOEXEC)
-    try:
-        cgroup = CompilerCgroup(memory, limits.tasks)
-    except OSError:
-        cgroup = None  # the process has limits, too
+    cgroup: CompilerCgroup | None = None
 
     def entry() -> None:
         try:
@@ -186,21 +184,23 @@ def start(
             _give_up(_NOT_CONFINED, str(error))
         _write(key, _compile(engine, wasm, size, limits, memory_pages), outputs)
 
-    shim = os.pidfd_open(os.getpid())
-    directory = None
-    try:
+    with contextlib.ExitStack() as failed, contextlib.ExitStack() as done:
+        for fd in outputs:
+            failed.callback(os.close, fd)
+        report = os.memfd_create("report", os.MFD_CLOEXEC)
+        failed.callback(os.close, report)
+        shim = os.pidfd_open(os.getpid())
+        done.callback(os.close, shim)
+        try:
+            cgroup = CompilerCgroup(memory, limits.tasks)
+            failed.callback(cgroup.delete)
+        except OSError:
+            pass  # the process has limits, too
         directory = cgroup.open_dir() if cgroup is not None else None
-        child = clone.clone(entry, _NAMESPACES, cgroup=directory)
-    except BaseException:
-        for fd in (*outputs, report):
-            os.close(fd)
-        if cgroup is not None:
-            cgroup.delete()
-        raise
-    finally:
-        os.close(shim)
         if directory is not None:
-            os.close(directory)
+            done.callback(os.close, directory)
+        child = clone.clone(entry, _NAMESPACES, cgroup=directory)
+        failed.pop_all()
     return Compilation(*child, key, outputs, report, limits, memory, cgroup)
 
 

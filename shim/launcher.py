@@ -59,9 +59,13 @@ def main(root: str, python: str, build: str) -> None:
     except OSError as error:
         reason = str(error)
     if not answer:
-        answer = _ask(_serve_once(run_directory, root, python, reason), request)
+        try:
+            answer = _ask(_serve_once(run_directory, root, python, reason), request)
+            reason = "the shim ended without an answer"
+        except OSError as error:
+            reason = str(error)
     if not answer:
-        answer = b"\1containerd-shim-pywasm-v1: the shim ended without an answer\n"
+        answer = f"\1containerd-shim-pywasm-v1: {reason}\n".encode()
     _write_all(1 if answer[0] == 0 else 2, answer[1:])
     # Nothing is buffered and nothing is shared: skip the interpreter's own shutdown.
     posix._exit(answer[0])
@@ -175,29 +179,27 @@ def _spawn(
     connection: "_socket.socket", run_directory: bytes, root: str, python: str, arguments: list[str]
 ) -> int:
     program = f"import sys; sys.path.insert(0, {root!r}); from shim.zygote import main; main()"
-    log = run_directory + b"/zygote.log"
-    return posix.posix_spawn(
-        python,
-        [python, "-I", "-c", program, *arguments],
-        {
-            b"PATH": posix.environ.get(b"PATH", b"/usr/sbin:/usr/bin:/sbin:/bin"),
-            b"PYWASM_RUN": run_directory,
-        },
-        file_actions=[
-            # containerd reads stdout and stderr to their end: neither may live on in the zygote.
-            (posix.POSIX_SPAWN_OPEN, 0, "/dev/null", posix.O_RDONLY, 0),
-            (posix.POSIX_SPAWN_OPEN, 1, "/dev/null", posix.O_WRONLY, 0),
-            (
-                posix.POSIX_SPAWN_OPEN,
-                2,
-                log,
-                posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND,
-                0o600,
-            ),
-            (posix.POSIX_SPAWN_DUP2, connection.fileno(), LISTENER),
-        ],
-        setsid=True,
-    )
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC
+    log = posix.open(f"{run_directory.decode()}/zygote.log", flags, 0o600)
+    try:
+        return posix.posix_spawn(
+            python,
+            [python, "-I", "-c", program, *arguments],
+            {
+                b"PATH": posix.environ.get(b"PATH", b"/usr/sbin:/usr/bin:/sbin:/bin"),
+                b"PYWASM_RUN": run_directory,
+            },
+            file_actions=[
+                # containerd reads both outputs to their end: neither may live on in the zygote.
+                (posix.POSIX_SPAWN_OPEN, 0, "/dev/null", posix.O_RDONLY, 0),
+                (posix.POSIX_SPAWN_OPEN, 1, "/dev/null", posix.O_WRONLY, 0),
+                (posix.POSIX_SPAWN_DUP2, log, 2),
+                (posix.POSIX_SPAWN_DUP2, connection.fileno(), LISTENER),
+            ],
+            setsid=True,
+        )
+    finally:
+        posix.close(log)
 
 
 def _write_all(fd: int, data: bytes) -> None:

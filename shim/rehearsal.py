@@ -62,6 +62,7 @@ _CALLS = (
     ("Kill", api.KillRequest(id="rehearsal")),
     ("Delete", api.DeleteRequest(id="rehearsal")),
     ("Connect", api.ConnectRequest(id="rehearsal")),
+    ("Shutdown", api.ShutdownRequest(id="rehearsal")),
 )
 
 
@@ -111,7 +112,6 @@ def _rehearse_shim(directory: str) -> None:
                 await client.call("containerd.task.v2.Task", method, message, Empty)
             except RpcError:
                 pass  # there is no such container, of course
-        await client.call("containerd.task.v2.Task", "Shutdown", api.ShutdownRequest(), Empty)
         await client.close()
         await serving
 

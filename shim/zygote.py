@@ -6,7 +6,7 @@ each child is a clean copy.
 
 Children share its address layout, as on Android, so it makes place for a new one after `FORKS`
 forks or `LIFETIME` seconds: it takes its socket's name away, serves whoever is already in the
-queue, and ends.
+queue, and ends. So does one that nobody asks any more because a newer build has taken its place.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ WARMER = "pywasm-warmer"
 
 FORKS = 1000
 LIFETIME = 24 * 3600.0
+IDLE = 600.0
+"""Seconds without a request after which it looks whether it was superseded."""
 
 
 def main() -> None:
@@ -90,18 +92,40 @@ def _start_warmer() -> int:
 
 def _serve(listener: socket.socket, name: str, warmer: int) -> None:
     deadline = time.monotonic() + LIFETIME
+    born = _bound_at(name + ".sock")
     forks = 0
     while forks < FORKS and (left := deadline - time.monotonic()) > 0:
-        listener.settimeout(left)
-        with contextlib.suppress(TimeoutError):
+        listener.settimeout(min(left, IDLE))
+        try:
             forks += _fork(listener, warmer)
+        except TimeoutError:
+            if _superseded(name, born):
+                break
     # From here on launchers start a new zygote. Only those already queued are still ours.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name + ".sock")
+    if _bound_at(name + ".sock") == born:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name + ".sock")
     listener.settimeout(0)
     with contextlib.suppress(BlockingIOError):
         while True:
             _fork(listener, warmer)
+
+
+def _superseded(name: str, born: int) -> bool:
+    """Whether nobody can ask us any more, or a zygote of another build came after us."""
+    if _bound_at(name + ".sock") != born:
+        return True
+    directory, own = os.path.split(name)
+    namespaces = own.rpartition("-")[2]
+    others = (other for other in os.listdir(directory) if other.endswith(f"-{namespaces}.sock"))
+    return any(_bound_at(os.path.join(directory, other)) > born for other in others)
+
+
+def _bound_at(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _fork(listener: socket.socket, warmer: int) -> bool:
@@ -109,7 +133,7 @@ def _fork(listener: socket.socket, warmer: int) -> bool:
     with connection, contextlib.suppress(OSError):  # of fork: the launcher will help itself
         if not _trusted(connection):
             return False
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it is only a help
             os.write(warmer, b"!")
         if os.fork() == 0:
             listener.close()

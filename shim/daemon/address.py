@@ -1,21 +1,28 @@
 """The socket that a shim serves, one for each id or pod. Runs in: shim.
 
 However many `start`s of one pod run at once, one of them gets the listening socket and becomes the
-pod's shim; the others find it listening.
+pod's shim; the others join it.
 """
 
 import fcntl
 import hashlib
 import os
 import socket
+import time
 from typing import NamedTuple
 
 from proto.bootstrap_pb2 import BootstrapResult
 from shim.daemon.invocation import Invocation
+from shim.daemon.joining import join
 from shim.linux.directories import private_directory
 
 GROUP_ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 """Containers that share the value of the first of these that is present share a shim."""
+
+SANDBOXER = "io.containerd.sandbox.controller.v1.shim"
+"""What has the bundles of the pods that a shim is to hold itself, since containerd 2.0."""
+
+_PAUSE = 0.001
 
 
 class Claim(NamedTuple):
@@ -31,7 +38,7 @@ class Claim(NamedTuple):
 
 
 def claim(run_directory: str, invocation: Invocation, group: str) -> Claim:
-    """Find the shim that serves `group`, or take its place."""
+    """Join the shim that serves `group`, or take its place."""
     directory = os.path.join(run_directory, "s")
     if invocation.bootstrap is not None and invocation.bootstrap.socket_dir:
         directory = invocation.bootstrap.socket_dir
@@ -41,14 +48,20 @@ def claim(run_directory: str, invocation: Invocation, group: str) -> Claim:
         "\0".join((invocation.containerd_address, invocation.namespace, group)).encode()
     )
     path = os.path.join(directory, name.hexdigest()[:32])
-    with _locked(directory):
-        if _listening(path):
-            return Claim(path, None)
-        _unlink(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(path)
-        listener.listen(64)
-        return Claim(path, listener)
+    # Not under the lock, which a shim that is about to end takes, too.
+    while not join(path, invocation.id):
+        with _locked(directory):
+            if not _listening(path):
+                _unlink(path)
+                listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                try:
+                    listener.bind(path)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, path) from None
+                listener.listen(64)
+                return Claim(path, listener)
+        time.sleep(_PAUSE)  # another was faster, or the one before has not left yet
+    return Claim(path, None)
 
 
 def release(path: str, *, only_if_dead: bool = False) -> None:
@@ -63,7 +76,9 @@ def write_answer(invocation: Invocation, address: str) -> bytes:
     if invocation.bootstrap is not None:
         return BootstrapResult(version=3, address=address, protocol="ttrpc").SerializeToString()
     if invocation.max_version >= 2:
-        version = min(invocation.max_version, 3)
+        # 2.0 to 2.2 also read a 3, as 1.7 does not, but they do not say so.
+        since_2_0 = SANDBOXER in invocation.bundle.split("/")
+        version = 3 if since_2_0 else min(invocation.max_version, 3)
         return b'{"version":%d,"address":"%b","protocol":"ttrpc"}' % (version, address.encode())
     return address.encode()
 

@@ -5,47 +5,34 @@ The two speak over the control channel; the pidfd tells when the guest has ended
 
 import asyncio
 import os
-import signal
 import socket
-import time
 from collections.abc import Sequence
 
 from shim.daemon.artifacts import Artifacts
+from shim.daemon.process import Process, ProcessError
 from shim.engines.base import ModuleError
 from shim.engines.cache import Refusal
 from shim.guest import control
 from shim.linux import clone
 
 
-class GuestError(Exception):
-    """A guest could not be made.
-
-    `invalid`: because of the spec or the image, not of this machine.
-    """
-
-    def __init__(self, reason: str, *, invalid: bool) -> None:
-        super().__init__(reason)
-        self.invalid = invalid
+class GuestError(ProcessError):
+    """A guest could not be made."""
 
 
-class Child:
-    """One guest process. Needs no event loop until `watch`, which comes before all else."""
+class Child(Process):
+    """One guest process."""
 
     def __init__(self, child: clone.Child, channel: socket.socket, artifacts: Artifacts) -> None:
-        self.pid, self.pidfd = child
+        super().__init__(child)
         self._channel = channel
         self.artifacts = artifacts
 
     def watch(self) -> None:
         """Listen to the guest, and for its end."""
-        self._loop = asyncio.get_running_loop()
+        super().watch()
         self._inbox: asyncio.Queue[tuple[control.Message, list[int]] | None] = asyncio.Queue()
         self._loop.add_reader(self._channel, self._receive)
-        self._loop.add_reader(self.pidfd, self._reap)
-        self.exited: asyncio.Future[int] = self._loop.create_future()
-        """Exit status, 128 + n for a death by signal n."""
-        self.exited_at = 0
-        """Nanoseconds since the epoch."""
 
     async def _prepare(self, message: control.Message, stdio: Sequence[int]) -> control.Ready:
         """Give the guest what it waits for, and wait until it is ready to start.
@@ -109,17 +96,9 @@ class Child:
                 raise GuestError(answer.reason, invalid=answer.invalid)
         self._hang_up()
 
-    def kill(self, signum: int) -> None:
-        """Send a signal. Raises ProcessLookupError if the guest has ended."""
-        if self.exited.done():
-            raise ProcessLookupError(f"process {self.pid} has ended")
-        signal.pidfd_send_signal(self.pidfd, signum)
-
     async def discard(self) -> None:
         """End the guest, whatever it does, and free what it held."""
-        if not self.exited.done():
-            self.kill(signal.SIGKILL)
-            await asyncio.shield(self.exited)
+        await super().discard()
         self._hang_up()
 
     def _tell(self, message: control.Message, fds: Sequence[int] = ()) -> None:
@@ -134,19 +113,14 @@ class Child:
         except (BlockingIOError, ConnectionResetError):
             # Reset says that it ended without reading our last; its own last is still to be read.
             return
-        except (EOFError, OSError):
+        except EOFError:
             self._hang_up()
             self._inbox.put_nowait(None)
+        except OSError as error:
+            self._hang_up()
+            self._inbox.put_nowait((control.Failed(control.reason(error), invalid=False), []))
 
     def _hang_up(self) -> None:
         if self._channel.fileno() >= 0:
             self._loop.remove_reader(self._channel)
             self._channel.close()
-
-    def _reap(self) -> None:
-        self.exited_at = time.time_ns()
-        self._loop.remove_reader(self.pidfd)
-        status = clone.wait(self.pidfd)
-        os.close(self.pidfd)
-        self.pidfd = -1
-        self.exited.set_result(status)

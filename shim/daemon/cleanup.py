@@ -4,9 +4,10 @@ Runs in: shim (a short-lived one).
 
 containerd executes it whenever a shim's socket has closed; after an orderly end the launcher
 answers by itself. A guest dies with its shim (PR_SET_PDEATHSIG), and its mounts with its namespace;
-what can be left is its cgroup and the shim's socket.
+what can be left is its cgroup and the shim's socket. A native container outlives its shim.
 """
 
+import asyncio
 import os
 import signal
 import time
@@ -15,11 +16,12 @@ from oci.bundle import Outline, read_outline
 from oci.runtime import SpecError
 from proto.task_v2_pb2 import DeleteResponse
 from shim import hooks
-from shim.daemon import address
+from shim.daemon import address, native, pod_files, pod_record
 from shim.daemon.container import PID_FILE
 from shim.daemon.events import timestamp
 from shim.daemon.invocation import Invocation
 from shim.daemon.log import Logger
+from shim.daemon.process import ProcessError
 from shim.guest.placement import Placement
 from shim.linux.files import read_small
 
@@ -33,6 +35,18 @@ def clean_up(invocation: Invocation) -> bytes:
         exit_status=128 + signal.SIGKILL,
         exited_at=timestamp(time.time_ns()),
     )
+    log = Logger(bundle, debug=invocation.debug, id=invocation.id, namespace=invocation.namespace)
+    for id, container in pod_record.containers(bundle):
+        _remove(id, container, log)
+    _remove(invocation.id, bundle, log)
+    pod_files.remove(bundle)
+    if socket_address := _read(bundle, "address"):
+        address.release(socket_address.removeprefix("unix://"), only_if_dead=True)
+    return response.SerializeToString()
+
+
+def _remove(id: str, bundle: str, log: Logger) -> None:
+    pid = _read(bundle, PID_FILE)
     try:
         outline = read_outline(bundle)
     except SpecError:
@@ -45,19 +59,17 @@ def clean_up(invocation: Invocation) -> bytes:
     if cgroup is not None and cgroup.exists():
         cgroup.kill()
         cgroup.delete()
-    if pid:
-        _run_poststop(invocation, outline)
-    if socket_address := _read(bundle, "address"):
-        address.release(socket_address.removeprefix("unix://"), only_if_dead=True)
-    return response.SerializeToString()
+    try:
+        was_native = asyncio.run(native.clean_up(id, bundle))
+    except (OSError, ProcessError) as error:
+        was_native = True
+        log.warning("left behind", error=error)
+    if pid and not was_native:
+        _run_poststop(id, bundle, outline, log)
 
 
-def _run_poststop(invocation: Invocation, outline: Outline) -> None:
-    bundle = invocation.bundle
-    log = Logger(bundle, debug=invocation.debug, id=invocation.id, namespace=invocation.namespace)
-    state = hooks.State(
-        outline.oci_version, invocation.id, "stopped", 0, bundle, outline.annotations
-    )
+def _run_poststop(id: str, bundle: str, outline: Outline, log: Logger) -> None:
+    state = hooks.State(outline.oci_version, id, "stopped", 0, bundle, outline.annotations)
     for hook in outline.hooks.poststop:
         try:
             hooks.run_here("poststop", [hook], state, bundle)

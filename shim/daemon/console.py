@@ -22,24 +22,31 @@ from shim.daemon.pump import Pump
 
 _MAX = 0xFFFF
 _CTRL_D = b"\4"
+_TIOCGPTPEER = 0x5441
+"""Opens the slave of a master (ioctl_tty(2)), also where its devpts is not mounted."""
+_SLAVE = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
 _LINE_ENDS = (-1, ord("\r"), ord("\n"))
 
 
 class Console:
     """One pty."""
 
-    def __init__(self) -> None:
-        """Raises OSError where there is none left."""
-        self._master, slave = os.openpty()
+    def __init__(self, master: int = -1) -> None:
+        """Make a pty, or take one over whose master this is. Raises OSError if there is none left.
+
+        The devpts that the pty is on need not be in sight.
+        """
+        if master < 0:
+            master, slave = os.openpty()
+            os.close(slave)
+        self._master = master
         try:
             # Not the guest's, for whom reading has to block.
-            self._slave = fifo.reopen(slave, os.O_RDWR | os.O_NONBLOCK)
+            self._slave = fcntl.ioctl(master, _TIOCGPTPEER, _SLAVE)
         except OSError:
-            os.close(self._master)
+            os.close(master)
             raise
-        finally:
-            os.close(slave)
-        os.set_blocking(self._master, False)
+        os.set_blocking(master, False)
         self._input: Pump | None = None
         self._output: Pump | None = None
 

@@ -1,118 +1,124 @@
 """One container: its first program, further ones, and the states it goes through. Runs in: shim.
 
-created -- start --> running -- (guest ends) --> stopped -- delete --> gone
-   |                  ^   |                         ^
-   |                resume pause                    |
-   |                  |   v                         |
-   |                 paused ------ (killed) --------+
-   +---------------- (guest ends) ------------------+
+created -- start --> running --- (it ends) ---> stopped -- delete --> gone
+   |                  ^   |                        ^
+   |                resume pause                   |
+   |                  |   v                        |
+   |                 paused ------ (killed) -------+
+   +----------------- (it ends) -------------------+
+
+What a container runs in differs: `shim.daemon.wasm`, `shim.daemon.native`. It is the same kernel
+that pauses, limits and measures both.
 """
 
 import asyncio
+import contextlib
+import errno
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
+from oci.bundle import Outline
 from oci.linux import Resources
-from oci.runtime import Hook
-from proto.mount_pb2 import Mount
+from oci.runtime import decode_process
 from proto.task_pb2 import Status
 from proto.task_v2_pb2 import CreateTaskRequest
-from shim import hooks
+from shim.daemon.apart import apart
 from shim.daemon.execution import Exec
-from shim.daemon.guest import Guest
 from shim.daemon.log import Logger
 from shim.daemon.oom import OomReporter
+from shim.daemon.process import Process
 from shim.daemon.program import Program
 from shim.daemon.stdio import Stdio
-from shim.guest import control
+from shim.guest import annotations, control
+from shim.guest.placement import Placement
 from shim.launcher import FAREWELL
-from shim.linux.cgroups.metrics import Metrics
+from shim.linux.cgroups import Cgroup
+from shim.linux.cgroups.metrics import Metrics, metrics
 from shim.linux.files import write_small
 from shim.ttrpc import Code, RpcError
 
 PID_FILE = "init.pid"
-"""In the bundle from Create to Delete, as runc's shim has it: the guest's pid on the host."""
+"""In the bundle from Create to Delete, as runc's shim has it: the first process's pid."""
 
 
-class Container(Program):
-    """A container whose guest is ready to start."""
-
-    @classmethod
-    async def create(
-        cls, request: CreateTaskRequest, guest: Guest, logger_env: Mapping[str, str], log: Logger
-    ) -> "Container":
-        """Finish what `guest` began; `logger_env` as in `Stdio`.
-
-        Raises GuestError or OSError, and then nothing of the container is left.
-        """
-        stdio = Stdio(
-            request.stdin,
-            request.stdout,
-            request.stderr,
-            terminal=request.terminal,
-            logger_env=logger_env,
-        )
-        try:
-            fds = stdio.open()
-            try:
-                await stdio.ready()
-                size = guest.outline.console_size
-                if request.terminal and size is not None:
-                    stdio.resize(size.width, size.height)
-                rootfs = [_mount(mount) for mount in request.rootfs]
-                ready = await guest.prepare(rootfs, fds, terminal=request.terminal)
-            finally:
-                for fd in fds:
-                    os.close(fd)
-            write_small(os.path.join(request.bundle, PID_FILE), b"%d" % guest.pid)
-        except BaseException:
-            stdio.close()
-            await guest.discard()
-            raise
-        log.info(
-            "created", task=request.id, pid=guest.pid, engine=ready.engine, reason=ready.reason
-        )
-        if ready.missing:
-            log.warning("not granted", task=request.id, capabilities=" ".join(ready.missing))
-        return cls(request.id, request.bundle, guest, stdio, log, hooked=ready.hooked)
+class Container(Program, ABC):
+    """A container whose first process is there, ready to start."""
 
     def __init__(
-        self, id: str, bundle: str, guest: Guest, stdio: Stdio, log: Logger, *, hooked: bool
+        self,
+        id: str,
+        bundle: str,
+        outline: Outline,
+        process: Process,
+        placement: Placement | None,
+        stdio: Stdio,
+        log: Logger,
     ) -> None:
         super().__init__(id, id, stdio)
         self.bundle = bundle
         self.execs: dict[str, Exec] = {}
-        self._guest = guest
+        self._placement = placement
         self._log = log
-        self._hooked = hooked
-        self._oom = _watch_oom(guest, log)
-        self._adopt(guest)
+        self._paused = False
+        self._starting = self._ended_early = False
+        self._time_limit = annotations.read(outline.annotations).time_limit
+        # The kernel ends what is in a namespace with its first process; nobody else does.
+        self._has_pid_namespace = any(n.type == "pid" and not n.path for n in outline.namespaces)
+        self._oom = self._watch_oom()
+        self._adopt(process)
+
+    def _watch_oom(self) -> OomReporter | None:
+        if self._placement is None:
+            return None
+        try:
+            return OomReporter(self._placement.cgroup)
+        except OSError as error:
+            self._log.warning("cannot watch for out of memory", task=self.id, error=error)
+            return None
 
     def _ended(self) -> None:
+        if self._starting:
+            self._ended_early = True
+            return
         if self._oom is not None:
             self._oom.look()  # before anybody hears of the exit, whose reason it may be
-        if not self._guest.has_pid_namespace:
-            # The kernel ends what is in a namespace with its first process; nobody else does.
-            for execution in self.execs.values():
-                if execution.status == Status.RUNNING:
-                    execution.kill(signal.SIGKILL)
+        if not self._has_pid_namespace:
+            self._kill_others()
         super()._ended()
+
+    def _kill_others(self) -> None:
+        """End what the first process has left behind."""
+        for execution in self.execs.values():
+            if execution.status == Status.RUNNING and execution.pid:
+                execution.kill(signal.SIGKILL)
 
     @property
     def status(self) -> Status:
         """CREATED, RUNNING, PAUSED or STOPPED."""
         status = super().status
-        return Status.PAUSED if self._guest.paused and status != Status.STOPPED else status
+        return Status.PAUSED if self._paused and status != Status.STOPPED else status
 
     async def start(self) -> None:
         """Let the program run. Raises RpcError unless it was only created, and can be started."""
         if self.status != Status.CREATED or self._started:
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot start a {self.state()} process")
-        self._started = True
-        await self._start(hooked=self._hooked)
-        await self._run_late_hooks("poststart", self._guest.outline.hooks.poststart, "running")
-        limit = self._guest.annotations.time_limit
+        self._started = self._starting = True
+        try:
+            await self._run()
+            self._limit_time()
+        finally:
+            self._starting = False
+            if self._ended_early:  # said when the start has been
+                asyncio.get_running_loop().call_soon(self._ended)
+
+    @abstractmethod
+    async def _run(self) -> None:
+        """Let the program run. Raises RpcError."""
+
+    def _limit_time(self) -> None:
+        limit = self._time_limit
         if limit is not None:
             timer = asyncio.get_running_loop().call_later(limit, self._expire, limit)
             self.on_exit(timer.cancel)
@@ -121,7 +127,14 @@ class Container(Program):
         # Here and not in the guest, where a hostile module might get at the timer.
         self._log.info("time limit exceeded", task=self.id, seconds=limit)
         self.stdio.say(f"pywasm: killed: it exceeded its time limit of {limit:g} s\n")
-        self.kill(signal.SIGKILL)
+        with contextlib.suppress(RpcError):  # it ends by itself, this very moment
+            self.kill(signal.SIGKILL)
+
+    def kill(self, signum: int) -> None:
+        """See `Program.kill`."""
+        super().kill(signum)
+        if self._paused and signum == signal.SIGKILL:
+            self._thaw()  # what is frozen on cgroup v1 does not even die
 
     def kill_all(self, signum: int) -> None:
         """Send a signal to every process of the container. Raises RpcError."""
@@ -133,36 +146,52 @@ class Container(Program):
                 except ProcessLookupError:
                     pass  # it was faster
 
-    def execute(self, exec_id: str, process: bytes, stdio: Stdio) -> Exec:
-        """Add a further program, which is not started yet. Raises RpcError."""
+    def execute(self, exec_id: str, spec: bytes, stdio: Stdio) -> Exec:
+        """Add a further program, which is not started yet. Raises RpcError, SpecError."""
         if exec_id in self.execs:
             raise RpcError(Code.ALREADY_EXISTS, f"id {exec_id}: already exists")
         if self.status in (Status.STOPPED, Status.PAUSED):
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot exec in a {self.state()} container")
-        self.execs[exec_id] = Exec(exec_id, self._guest, process, stdio, self._log)
+        decode_process(spec)  # whoever is to run it reads it again, and holds its secrets
+        self.execs[exec_id] = self._exec(exec_id, spec, stdio)
         return self.execs[exec_id]
+
+    @abstractmethod
+    def _exec(self, exec_id: str, spec: bytes, stdio: Stdio) -> Exec:
+        """Return a further program as it is in this kind of container."""
 
     def pause(self) -> None:
         """Stop all programs where they stand. Raises RpcError unless it runs, OSError."""
-        if self.status not in (Status.RUNNING, Status.CREATED):
+        if self.status != Status.RUNNING:
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot pause a {self.state()} container")
-        self._guest.pause()
+        self._cgroup().freeze()
+        self._paused = True
 
     def resume(self) -> None:
         """Let them go on. Raises RpcError unless it is paused, OSError."""
         if self.status != Status.PAUSED:
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot resume a {self.state()} container")
-        self._guest.resume()
+        self._thaw()
+
+    def _thaw(self) -> None:
+        self._cgroup().thaw()
+        self._paused = False
 
     async def update(self, resources: Resources) -> None:
-        """Change the limits that are given. Raises RpcError if it has ended, OSError."""
-        self._check_alive("update")
-        await self._guest.update(resources)
+        """Change the limits that are given. Raises RpcError if it has ended, OSError naming one."""
+        if self.status == Status.STOPPED:
+            raise RpcError(Code.FAILED_PRECONDITION, "cannot update a stopped container")
+        self._cgroup()
+        placement = self._placement
+        assert placement is not None
+        if placement.scope is None:
+            placement.update(resources)
+        else:  # to talk to systemd takes as long as systemd takes
+            await apart(lambda: placement.update(resources))
 
     def metrics(self) -> Metrics:
-        """Return what it uses. Raises RpcError if it has ended, OSError."""
-        self._check_alive("measure")
-        return self._guest.metrics()
+        """Return what it uses, or has left when it ended. Raises OSError."""
+        return metrics(self._cgroup())
 
     def on_oom(self, callback: Callable[[], object]) -> None:
         """Call `callback` each time that the kernel kills for want of memory."""
@@ -173,8 +202,8 @@ class Container(Program):
         """The container's processes, as the host numbers them."""
         if self.status == Status.STOPPED:
             return []
-        if self._guest.cgroup is not None:
-            return self._guest.cgroup.pids()
+        if self._placement is not None:
+            return self._placement.cgroup.pids()
         running = [e.pid for e in self.execs.values() if e.status == Status.RUNNING]
         return [self.pid, *running]
 
@@ -185,16 +214,19 @@ class Container(Program):
         if self._oom is not None:
             self._oom.close()
             self._oom = None
-        for execution in self.execs.values():
+        for execution in list(self.execs.values()):  # which Delete may take out meanwhile
             await execution.discard()
-        await self._guest.discard()
+        await self._free()
         try:
             os.unlink(os.path.join(self.bundle, PID_FILE))
         except FileNotFoundError:
             pass
-        await self._run_late_hooks("poststop", self._guest.outline.hooks.poststop, "stopped")
         await self.stdio.drain()
         self.stdio.close()
+
+    @abstractmethod
+    async def _free(self) -> None:
+        """End the first process, and free all that it was given. Raises RpcError, OSError."""
 
     def bid_farewell(self, answer: bytes) -> None:
         """Spare the launcher a question: containerd executes `delete` after every Delete, too."""
@@ -203,27 +235,12 @@ class Container(Program):
         except OSError:
             pass  # it will ask, then
 
-    async def _run_late_hooks(self, kind: str, those: Sequence[Hook], status: str) -> None:
-        for hook in those:
-            try:
-                await hooks.run(kind, [hook], self._guest.state(status))
-            except hooks.HookError as error:  # the spec wants the others to run all the same
-                self._log.warning("hook failed", task=self.id, error=error)
-
-    def _check_alive(self, verb: str) -> None:
-        if self.status == Status.STOPPED:
-            raise RpcError(Code.FAILED_PRECONDITION, f"cannot {verb} a stopped container")
+    def _cgroup(self) -> Cgroup:
+        if self._placement is None:
+            raise OSError(errno.ENOENT, "the container has no cgroup of its own", "cgroupsPath")
+        return self._placement.cgroup
 
 
-def _watch_oom(guest: Guest, log: Logger) -> OomReporter | None:
-    if guest.cgroup is None:
-        return None
-    try:
-        return OomReporter(guest.cgroup)
-    except OSError as error:
-        log.warning("cannot watch for out of memory", pid=guest.pid, error=error)
-        return None
-
-
-def _mount(mount: Mount) -> control.Mount:
-    return control.Mount(mount.type, mount.source, mount.target, list(mount.options))
+def rootfs_mounts(request: CreateTaskRequest) -> list[control.Mount]:
+    """The mounts of a request, as those who make them get them."""
+    return [control.Mount(m.type, m.source, m.target, list(m.options)) for m in request.rootfs]

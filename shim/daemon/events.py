@@ -2,7 +2,8 @@
 
 containerd may be restarting when a container exits, and an exit event that is lost leaves the
 container "running" for ever: an event stays at the head of the queue until containerd has
-acknowledged it.
+acknowledged it. It is sent again only if the connection was lost before that, so it comes twice
+only where containerd ended between taking it and saying so.
 """
 
 import asyncio
@@ -32,13 +33,26 @@ _TOPICS: dict[type[Message], str] = {
     events_pb2.TaskPaused: "/tasks/paused",
     events_pb2.TaskResumed: "/tasks/resumed",
 }
-_CALL_TIMEOUT = 5.0
-_RETRY = (0.05, 2.0)
-"""First and longest pause, in seconds, between attempts to reach containerd."""
+_NEVER_DROPPED = (events_pb2.TaskExit, events_pb2.TaskDelete)
+"""No more of them than containers and execs: they need no limit."""
+_LIMIT = 1000
+"""So many events of other kinds may wait. A container that runs out of memory again and again makes
+them without end, also while containerd is away."""
+_AWAY = (Code.UNAVAILABLE, Code.CANCELLED)
+"""What calls end with that containerd has not taken: it has gone, or is about to go."""
+_RETRY = (0.05, 1.0)
+"""First and longest pause, in seconds, between attempts to reach containerd; the longest is well
+within the time that a shim takes for its last events."""
+
+
+_NEVER = Timestamp(seconds=-62135596800)
+"""The first moment of the year 1, which Go takes for no time at all."""
 
 
 def timestamp(nanoseconds: int) -> Timestamp:
-    """Nanoseconds since the epoch, as protobuf has them."""
+    """Nanoseconds since the epoch, as protobuf has them; 0 is never."""
+    if nanoseconds == 0:
+        return _NEVER
     return Timestamp(seconds=nanoseconds // 1_000_000_000, nanos=nanoseconds % 1_000_000_000)
 
 
@@ -50,11 +64,17 @@ class Publisher:
         self._namespace = namespace
         self._log = log
         self._queue: deque[ForwardRequest] = deque()
+        self._dropped = 0
         self._client: Client | None = None
         self._sender: asyncio.Task[None] | None = None
 
     def publish(self, event: Message) -> None:
         """Queue one event and, with an idle connection, put it on the wire at once."""
+        if len(self._queue) >= _LIMIT and not isinstance(event, _NEVER_DROPPED):
+            if not self._dropped:
+                self._log.error("too many events wait for containerd: dropping", limit=_LIMIT)
+            self._dropped += 1
+            return
         envelope = Envelope(
             timestamp=timestamp(time.time_ns()),
             namespace=self._namespace,
@@ -79,15 +99,11 @@ class Publisher:
             try:
                 if self._client is None or self._client.closed:
                     self._client = await Client.connect(self._address)
-                await self._client.call(
-                    _SERVICE, "Forward", self._queue[0], Empty, timeout=_CALL_TIMEOUT
-                )
+                # Without a time limit: a socket loses nothing while it is open. A containerd that
+                # is slow to answer has the event, and would get it twice.
+                await self._client.call(_SERVICE, "Forward", self._queue[0], Empty)
             except (OSError, RpcError) as error:
-                if isinstance(error, RpcError) and error.code not in (
-                    Code.UNAVAILABLE,
-                    Code.DEADLINE_EXCEEDED,
-                    Code.CANCELLED,
-                ):
+                if isinstance(error, RpcError) and error.code not in _AWAY:
                     # containerd has seen it and does not want it: repeating would block all that
                     # follow.
                     self._log.error(
@@ -100,4 +116,7 @@ class Publisher:
                 continue
             self._queue.popleft()
             pause = _RETRY[0]
+        if self._dropped:
+            self._log.error("events dropped", count=self._dropped)
+            self._dropped = 0
         self._sender = None

@@ -2,11 +2,15 @@
 
 import contextlib
 import os
+import signal
+from abc import ABC, abstractmethod
 
 from oci.runtime import SpecError, decode_process
-from shim.daemon.child import Child, GuestError
+from proto.task_pb2 import Status
+from shim.daemon.child import Child
 from shim.daemon.guest import Guest
 from shim.daemon.log import Logger
+from shim.daemon.process import Process, ProcessError
 from shim.daemon.program import Program
 from shim.daemon.stdio import Stdio
 from shim.guest import control
@@ -16,63 +20,95 @@ from shim.linux import clone
 from shim.ttrpc import Code, RpcError
 
 
-class Exec(Program):
+class Exec(Program, ABC):
     """A program of a running container; its process is there from `start` on."""
 
-    def __init__(self, id: str, guest: Guest, process: bytes, stdio: Stdio, log: Logger) -> None:
-        super().__init__(guest.id, id, stdio)
-        self._guest = guest
-        self._process = process
+    def __init__(self, id: str, container: Program, spec: bytes, stdio: Stdio, log: Logger) -> None:
+        """`spec` is its `process`, in JSON."""
+        super().__init__(container.id, id, stdio)
+        self._container = container
+        self._spec = spec
         self._log = log
+
+    @property
+    def status(self) -> Status:
+        """CREATED, RUNNING, PAUSED or STOPPED."""
+        status = super().status
+        paused = status == Status.RUNNING and self._container.status == Status.PAUSED
+        return Status.PAUSED if paused else status
 
     async def start(self) -> None:
         """Run it. Raises RpcError, and then it can be tried again."""
         if self._started:
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot start a {self.state()} process")
-        if self._guest.exited.done() or self._guest.paused:
+        if self._container.status in (Status.PAUSED, Status.STOPPED):
             raise RpcError(Code.FAILED_PRECONDITION, "cannot exec: the container does not run")
         self._started = True
+        self._over.clear()
         try:
-            child = await self._create()
-        except (GuestError, OSError, SpecError) as error:
+            fds = self.stdio.open()
+            try:
+                await self.stdio.ready()
+                process = await self._run(fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+        except (OSError, ProcessError, SpecError) as error:
             self._started = False
+            self._over.set()  # nobody waits for what may never come
             self.stdio.close()
             if isinstance(error, OSError):
                 raise RpcError(Code.UNKNOWN, control.reason(error)) from error
-            invalid = not isinstance(error, GuestError) or error.invalid
+            invalid = not isinstance(error, ProcessError) or error.invalid
             code = Code.INVALID_ARGUMENT if invalid else Code.UNKNOWN
             raise RpcError(code, str(error)) from error
-        self._process = b""  # its environment may hold secrets
-        self._adopt(child)
-        await self._start()
+        self._spec = b""  # its environment may hold secrets
+        self._adopt(process)
+        if self._container.status == Status.STOPPED:  # and could not take this with it
+            with contextlib.suppress(RpcError):
+                self.kill(signal.SIGKILL)
 
-    async def _create(self) -> Child:
-        fds = self.stdio.open()
-        try:
-            await self.stdio.ready()
-            if self.stdio.terminal and (size := decode_process(self._process).console_size):
-                self.stdio.resize(size.width, size.height)
-            child = _join(self._guest)
-            child.watch()
-            try:
-                ready = await child.prepare(self._process, fds, terminal=self.stdio.terminal)
-            except BaseException:
-                await child.discard()
-                raise
-        finally:
-            for fd in fds:
-                os.close(fd)
-        self._log.debug(
-            "exec", task=self.container_id, exec=self.id, pid=child.pid, engine=ready.engine
-        )
-        return child
+    @abstractmethod
+    async def _run(self, fds: list[int]) -> Process:
+        """Make the process, with these streams, and let it run.
+
+        Raises ProcessError, OSError, SpecError.
+        """
 
     async def discard(self) -> None:
         """End it, whatever it does, and free what it held."""
-        if self._child is not None:
-            await self._child.discard()
+        if self._process is not None:
+            await self._process.discard()
+        self._over.set()
         await self.stdio.drain()
         self.stdio.close()
+
+
+class GuestExec(Exec):
+    """A further program beside a guest: another guest."""
+
+    def __init__(
+        self, id: str, container: Program, guest: Guest, spec: bytes, stdio: Stdio, log: Logger
+    ) -> None:
+        super().__init__(id, container, spec, stdio, log)
+        self._guest = guest
+
+    async def _run(self, fds: list[int]) -> Child:
+        if self.stdio.terminal and (size := decode_process(self._spec).console_size):
+            self.stdio.resize(size.width, size.height)
+        child = _join(self._guest)
+        child.watch()
+        try:
+            ready = await child.prepare(self._spec, fds, terminal=self.stdio.terminal)
+        except BaseException:
+            await child.discard()
+            raise
+        self._log.debug(
+            "exec", task=self.container_id, exec=self.id, pid=child.pid, engine=ready.engine
+        )
+        self.stdio.connect()
+        await child.start()
+        return child
 
 
 class _Joined(Child):

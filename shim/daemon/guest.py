@@ -4,23 +4,19 @@ import asyncio
 import contextlib
 import errno
 import os
-import signal
-import socket
 from collections.abc import Sequence
 
 from oci.bundle import Outline, SpecError
-from oci.linux import Resources
 from shim import hooks
 from shim.daemon import undertaker
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.child import Child, GuestError
-from shim.guest import annotations, control, sandbox
+from shim.guest import annotations, control
 from shim.guest.entry import Birth, live
 from shim.guest.placement import Placement
 from shim.guest.program import Origin
 from shim.linux import clone
 from shim.linux.cgroups import Cgroup
-from shim.linux.cgroups.metrics import Metrics, metrics
 from shim.linux.time_namespace import for_children
 
 _NEW = {
@@ -35,6 +31,10 @@ _NEW = {
 _JOINED = {"pid", "ipc", "uts", "network", "time", "cgroup", "user"}
 _SUPPORTED = ({*_NEW, "cgroup", "user"}, _JOINED)
 _DELETE_TRIES, _DELETE_PAUSE = 100, 0.002
+
+
+class NativeEntrypointError(Exception):
+    """A container's program is none for a guest: the kernel itself is to execute it."""
 
 
 class Guest(Child):
@@ -52,15 +52,9 @@ class Guest(Child):
         self.id = id
         self.bundle = bundle
         self.outline = outline
-        self.paused = False
         self._rootfs = -1
         try:
-            # What a pod's annotations ask for is meant for its containers.
-            self.annotations = (
-                annotations.Annotations()
-                if sandbox.is_sandbox(outline.annotations)
-                else annotations.read(outline.annotations)
-            )
+            self.annotations = annotations.read(outline.annotations)
         except SpecError as error:
             raise GuestError(str(error), invalid=True) from error
         try:
@@ -84,11 +78,6 @@ class Guest(Child):
         super().__init__(child, ours, artifacts)
 
     @property
-    def has_pid_namespace(self) -> bool:
-        """Whether it is the first process of a PID namespace, which ends with it."""
-        return any(n.type == "pid" and not n.path for n in self.outline.namespaces)
-
-    @property
     def cgroup(self) -> Cgroup | None:
         """The container's own, if its spec names one."""
         return self.placement.cgroup if self.placement else None
@@ -98,7 +87,7 @@ class Guest(Child):
     ) -> control.Ready:
         """Give the guest what only Create knows, and wait until it is ready to start.
 
-        Raises GuestError.
+        Raises GuestError, NativeEntrypointError.
         """
         ready = await self._prepare(control.Prepare(list(rootfs), terminal), stdio)
         if any(mount.type == "overlay" for mount in rootfs):
@@ -108,6 +97,8 @@ class Guest(Child):
     async def _serve(self, request: control.Message) -> None:
         if isinstance(request, control.Isolated):
             await self._run_early_hooks()
+        elif isinstance(request, control.Native):
+            raise NativeEntrypointError
 
     async def _run_early_hooks(self) -> None:
         state = self.state("creating")
@@ -124,61 +115,6 @@ class Guest(Child):
         return hooks.State(
             outline.oci_version, self.id, status, self.pid, self.bundle, outline.annotations
         )
-
-    def kill(self, signum: int) -> None:
-        """See `Child.kill`."""
-        super().kill(signum)
-        if self.paused and signum == signal.SIGKILL:
-            self.resume()  # what is frozen on cgroup v1 does not even die
-
-    def pause(self) -> None:
-        """Stop the guest where it stands. Raises OSError, also where it has no cgroup."""
-        self._own_cgroup().freeze()
-        self.paused = True
-
-    def resume(self) -> None:
-        """Let it go on. Raises OSError."""
-        self._own_cgroup().thaw()
-        self.paused = False
-
-    def _own_cgroup(self) -> Cgroup:
-        if self.cgroup is None:
-            raise OSError(errno.ENOENT, "the container has no cgroup of its own", "cgroupsPath")
-        return self.cgroup
-
-    async def update(self, resources: Resources) -> None:
-        """Change the limits that are given. Raises OSError naming the field."""
-        self._own_cgroup()
-        placement = self.placement
-        assert placement is not None
-        if placement.scope is None:
-            placement.update(resources)
-            return
-        # To talk to systemd takes as long as systemd takes, which this loop cannot wait for.
-        ours, theirs = control.pair()
-        with theirs:
-            child = clone.clone(lambda: _update(placement, resources, theirs))
-        try:
-            await self._ended(child.pidfd)
-            message, _ = control.receive(ours)
-            if isinstance(message, control.Failed):
-                raise OSError(message.reason)
-        finally:
-            ours.close()
-
-    async def _ended(self, pidfd: int) -> None:
-        ended = asyncio.Event()
-        self._loop.add_reader(pidfd, ended.set)
-        try:
-            await ended.wait()
-        finally:
-            self._loop.remove_reader(pidfd)
-            clone.wait(pidfd)
-            os.close(pidfd)
-
-    def metrics(self) -> Metrics:
-        """Return what the container uses. Raises OSError."""
-        return metrics(self._own_cgroup())
 
     async def discard(self) -> None:
         """See `Child.discard`."""
@@ -228,14 +164,6 @@ def _clone(birth: Birth) -> clone.Child:
             clone.setns(_open_namespace(pid_namespace, stack), clone.CLONE_NEWPID)
             stack.callback(clone.setns, own, clone.CLONE_NEWPID)
         return clone.clone(lambda: live(birth), flags, cgroup=cgroup)
-
-
-def _update(placement: Placement, resources: Resources, channel: socket.socket) -> None:
-    try:
-        placement.update(resources)
-        control.send(channel, control.Continue())
-    except OSError as error:
-        control.send(channel, control.Failed(control.reason(error), invalid=False))
 
 
 def _open_namespace(path: str, stack: contextlib.ExitStack) -> int:

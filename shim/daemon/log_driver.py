@@ -39,10 +39,15 @@ class LogDriver:
 
     def __init__(self, uri: str, env: Mapping[str, str]) -> None:
         """Start the process. Raises OSError naming the URI or the file."""
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError as error:
+            raise OSError(errno.EINVAL, str(error), ascii(uri)) from None
         self._scheme, self._path = parts.scheme, unquote(parts.path)
         if parts.netloc or not os.path.isabs(self._path):
             raise OSError(errno.EINVAL, "expected an absolute path", uri)
+        if "\0" in self._path:
+            raise OSError(errno.EINVAL, "contains a NUL character", ascii(self._path))
         self._ready = self._report = -1
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             if self._scheme in ("binary", "binary-v2"):
@@ -179,6 +184,9 @@ def _execute(argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int]) ->
         os.execve(argv[0], list(argv), env)
     except OSError as error:
         os.write(moved[-1], b"%d" % (error.errno or 0))
+        raise SystemExit(_NOT_EXECUTED) from None
+    except ValueError:  # an argument, or the container's id, contains a NUL character
+        os.write(moved[-1], b"%d" % errno.EINVAL)
         raise SystemExit(_NOT_EXECUTED) from None
 
 

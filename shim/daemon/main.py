@@ -7,18 +7,21 @@ import asyncio
 import os
 import socket
 
-from oci.bundle import read_outline
+from oci.bundle import CONFIG, Outline, read_outline
 from oci.runtime import SpecError
-from shim.daemon import address, config
+from shim.daemon import address, config, options
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.child import GuestError
 from shim.daemon.cleanup import clean_up
+from shim.daemon.creation import is_native
 from shim.daemon.events import Publisher
 from shim.daemon.guest import Guest
 from shim.daemon.info import runtime_info
 from shim.daemon.invocation import Invocation, UsageError
 from shim.daemon.log import Logger
+from shim.daemon.sandbox import SandboxService
 from shim.daemon.service import TaskService
+from shim.guest import control
 from shim.launcher import RUN_DIRECTORY
 from shim.linux import credentials
 from shim.linux.files import write_small
@@ -42,7 +45,8 @@ def handle(connection: socket.socket, warning: str = "") -> None:
         else:
             _start(connection, run_directory, invocation, warning)
     except (OSError, SpecError, UsageError, config.ConfigError) as error:
-        _answer(connection, f"containerd-shim-pywasm-v1: {error}\n".encode(), status=1)
+        reason = control.reason(error) if isinstance(error, OSError) else str(error)
+        _answer(connection, f"containerd-shim-pywasm-v1: {reason}\n".encode(), status=1)
 
 
 def _answer(connection: socket.socket, output: bytes, status: int = 0) -> None:
@@ -53,8 +57,12 @@ def _answer(connection: socket.socket, output: bytes, status: int = 0) -> None:
 def _start(
     connection: socket.socket, run_directory: str, invocation: Invocation, warning: str
 ) -> None:
-    outline = read_outline(invocation.bundle)
+    # A pod that CRI has the shim itself hold begins with nothing in its bundle.
+    described = os.path.exists(os.path.join(invocation.bundle, CONFIG))
+    outline = read_outline(invocation.bundle) if described else Outline()
     settings = config.read(invocation.config)
+    runtime = options.of_start(invocation)
+    options.check_cgroups_path(runtime, outline.cgroups_path)
     groups = (outline.annotations.get(name) for name in address.GROUP_ANNOTATIONS)
     group = next(filter(None, groups), invocation.id)
     claim = address.claim(run_directory, invocation, group)
@@ -70,7 +78,10 @@ def _start(
         runtime="io.containerd.pywasm.v1",
     )
     try:
-        artifacts = Artifacts(invocation.state_directory, settings.engine, log)
+        engine = runtime.engine or settings.engine
+        artifacts = Artifacts(invocation.state_directory, engine, log)
+        if runtime.shim_cgroup:
+            options.join_shim_cgroup(runtime.shim_cgroup)
         _announce(connection, invocation, claim.address)
     except OSError:
         address.release(claim.path)
@@ -79,15 +90,18 @@ def _start(
     early = None
     try:
         # At once: what a guest can do alone takes it as long as containerd takes to ask for it.
-        early = Guest(invocation.id, invocation.bundle, outline, artifacts)
-    except GuestError as error:
+        if described and not is_native(outline):
+            early = Guest(invocation.id, invocation.bundle, outline, artifacts)
+    except (GuestError, SpecError) as error:
         log.debug("no early guest", error=error)  # Create will meet it too, and can tell somebody
     if warning:
         log.warning(warning)
     os.chdir("/")
     credentials.set_name("pywasm-shim")
     # Not asyncio.run: this process ends here, and needs no loop taken apart for that.
-    asyncio.new_event_loop().run_until_complete(serve(claim, invocation, artifacts, early, log))
+    asyncio.new_event_loop().run_until_complete(
+        serve(claim, invocation, artifacts, early, log, runtime)
+    )
 
 
 def _announce(connection: socket.socket, invocation: Invocation, where: str) -> None:
@@ -102,11 +116,14 @@ async def serve(
     artifacts: Artifacts,
     early: Guest | None,
     log: Logger,
+    runtime: options.Options = options.NONE,
 ) -> None:
     """Be the shim that listens on `claim`, until containerd shuts it down."""
     publisher = Publisher(invocation.ttrpc_address, invocation.namespace, log)
-    service = TaskService(invocation.namespace, publisher, artifacts, log, early)
-    server = Server(service.services())
+    service = TaskService(invocation.namespace, publisher, artifacts, log, early, runtime)
+    service.joining.expect(invocation.id)
+    sandbox = SandboxService(service, artifacts, runtime, log)
+    server = Server({**service.services(), **sandbox.services()})
     assert claim.listener is not None
     serving = asyncio.create_task(server.serve(claim.listener))
     log.info("serving", address=claim.address)

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 
 from proto.task_pb2 import Status
-from shim.daemon.child import Child, GuestError
+from shim.daemon.process import Process
 from shim.daemon.stdio import Stdio
 from shim.ttrpc import Code, RpcError
 
@@ -21,14 +21,14 @@ class Program:
         self.id = id
         """The container's own for its first process, else that of the exec."""
         self.stdio = stdio
-        self._child: Child | None = None
+        self._process: Process | None = None
         self._started = False
         self._over = asyncio.Event()
         self._on_exit: list[Callable[[], object]] = []
 
-    def _adopt(self, child: Child) -> None:
-        self._child = child
-        child.exited.add_done_callback(lambda _: self._ended())
+    def _adopt(self, process: Process) -> None:
+        self._process = process
+        process.exited.add_done_callback(lambda _: self._ended())
 
     def _ended(self) -> None:
         self.stdio.guest_ended()
@@ -39,42 +39,35 @@ class Program:
     @property
     def pid(self) -> int:
         """The process's pid on the host, also after its end; 0 while there is none."""
-        return self._child.pid if self._child else 0
+        return self._process.pid if self._process else 0
 
     @property
     def status(self) -> Status:
         """CREATED, RUNNING or STOPPED."""
-        if self._child is not None and self._child.exited.done():
+        if self._process is not None and self._process.exited.done():
             return Status.STOPPED
         return Status.RUNNING if self._started else Status.CREATED
 
     @property
     def exit_status(self) -> int:
         """Its exit status, 128 + n for a death by signal n; 0 until it has ended."""
-        return self._child.exited.result() if self.status == Status.STOPPED and self._child else 0
+        stopped = self.status == Status.STOPPED
+        return self._process.exited.result() if stopped and self._process else 0
 
     @property
     def exited_at(self) -> int:
         """Nanoseconds since the epoch; 0 until it has ended."""
-        return self._child.exited_at if self._child else 0
-
-    async def _start(self, *, hooked: bool = False) -> None:
-        assert self._child is not None
-        try:
-            await self._child.start(hooked=hooked)
-        except GuestError as error:
-            raise RpcError(Code.UNKNOWN, str(error)) from error
+        return self._process.exited_at if self._process else 0
 
     def kill(self, signum: int) -> None:
         """Send a signal. Raises RpcError."""
+        if self._process is None:
+            raise RpcError(Code.FAILED_PRECONDITION, "process not created")
+        if self._process.exited.done():  # which is all that who stops it wants to know
+            raise RpcError(Code.NOT_FOUND, "process already finished")
         if not 0 <= signum <= signal.SIGRTMAX:
             raise RpcError(Code.INVALID_ARGUMENT, f"invalid signal {signum}")
-        if self._child is None:
-            raise RpcError(Code.FAILED_PRECONDITION, "process not created")
-        try:
-            self._child.kill(signum)
-        except ProcessLookupError as error:
-            raise RpcError(Code.NOT_FOUND, "process already finished") from error
+        self._process.kill(signum)
 
     def on_exit(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the process ends."""
@@ -85,7 +78,7 @@ class Program:
             self._on_exit.append(callback)
 
     async def wait(self) -> None:
-        """Return when the process has ended, which it can only after its start."""
+        """Return when the process has ended, or is known not to be."""
         await self._over.wait()
 
     def state(self) -> str:

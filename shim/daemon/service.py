@@ -1,29 +1,33 @@
 """The Task API, versions 2 and 3, which differ in name only. Runs in: shim.
 
-States, answers and events are those of containerd's own runc shim. Methods that are missing from
-the table are answered with Unimplemented by the server.
+States, answers and events are those of containerd's own runc shim, but for what docs/task-api.md
+lists. Methods that are missing from the table are answered with Unimplemented by the server.
 """
 
 import asyncio
 import errno
 import os
+import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from google.protobuf.empty_pb2 import Empty
 
-from oci.bundle import read_outline
 from oci.runtime import SpecError, decode_resources
 from proto import events_pb2, runc_options_pb2
 from proto import task_v2_pb2 as api
 from proto.task_pb2 import Status
+from shim.daemon import pod_record
 from shim.daemon.artifacts import Artifacts
-from shim.daemon.child import GuestError
 from shim.daemon.container import Container
+from shim.daemon.creation import Creator
 from shim.daemon.events import Publisher, timestamp
 from shim.daemon.execution import Exec
 from shim.daemon.guest import Guest
+from shim.daemon.joining import Joining
 from shim.daemon.log import Logger
+from shim.daemon.options import NONE, Options
+from shim.daemon.process import ProcessError
 from shim.daemon.program import Program
 from shim.daemon.stdio import Stdio
 from shim.guest import control
@@ -40,15 +44,24 @@ class TaskService:
         artifacts: Artifacts,
         log: Logger,
         early: Guest | None = None,
+        runtime: Options = NONE,
     ) -> None:
-        """`early` is the guest of a Create that is still some milliseconds away."""
+        """`early` is the guest of a Create that is still some milliseconds away.
+
+        `runtime` is for a Create that comes without options.
+        """
         self._namespace = namespace
         self._publisher = publisher
-        self._artifacts = artifacts
         self._log = log
+        self._creator = Creator(namespace, artifacts, runtime, log)
         self._containers: dict[str, Container] = {}
         self._creating: set[str] = set()
         self._early = early
+        self.joining = Joining(self._leave)
+        """Who is still to come."""
+        self.sandbox = ""
+        """The bundle of the pod that this shim itself holds, if it does, whatever containers go."""
+        self._dismissed = False
         self.shutdown = asyncio.Event()
         """Set once containerd has no more use for this shim."""
 
@@ -72,28 +85,36 @@ class TaskService:
             "CloseIO": Method(api.CloseIORequest, self.close_io),
             "Shutdown": Method(api.ShutdownRequest, self.shut_down),
         }
-        return {"containerd.task.v2.Task": methods, "containerd.task.v3.Task": methods}
+        tasks = {"containerd.task.v2.Task": methods, "containerd.task.v3.Task": methods}
+        return {**tasks, **self.joining.services()}
 
     async def create(self, request: api.CreateTaskRequest, _: Context) -> api.CreateTaskResponse:
         """Make a container and its guest, isolated, loaded and waiting."""
         if request.id in self._containers or request.id in self._creating:
             raise RpcError(Code.ALREADY_EXISTS, f"task {request.id}: already exists")
+        for field, text in (("id", request.id), ("bundle", request.bundle)):
+            if "\0" in text:  # which no system call takes
+                raise RpcError(Code.INVALID_ARGUMENT, f"{field}: contains a NUL character")
         if request.checkpoint:
             raise RpcError(Code.UNIMPLEMENTED, "restoring a checkpoint is not implemented")
         self._creating.add(request.id)
+        self.joining.arrived(request.id)
         try:
-            guest = self._guest(request.id, request.bundle)
-            container = await Container.create(
-                request, guest, self._logger_env(request.id), self._log
-            )
-        except GuestError as error:
+            stdio = self._stdio(request.id, request)
+            container = await self._creator.create(request, stdio, self._take_early(request.bundle))
+        except ProcessError as error:
             code = Code.INVALID_ARGUMENT if error.invalid else Code.UNKNOWN
             raise RpcError(code, str(error)) from error
+        except SpecError as error:
+            raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
         except OSError as error:
             raise RpcError(Code.UNKNOWN, control.reason(error)) from error
+        else:
+            self._containers[request.id] = container
+            self._remember(container)
         finally:
             self._creating.discard(request.id)
-        self._containers[request.id] = container
+            self._leave()  # where it failed, and containerd had given up before
         self._publisher.publish(
             events_pb2.TaskCreate(
                 container_id=request.id,
@@ -115,23 +136,23 @@ class TaskService:
         container.on_exit(lambda: self._exited(container))
         return api.CreateTaskResponse(pid=container.pid)
 
-    def _logger_env(self, id: str) -> Mapping[str, str]:
-        return {"CONTAINER_ID": id, "CONTAINER_NAMESPACE": self._namespace}
+    def _stdio(self, id: str, request: api.CreateTaskRequest | api.ExecProcessRequest) -> Stdio:
+        return Stdio(
+            request.stdin,
+            request.stdout,
+            request.stderr,
+            terminal=request.terminal,
+            logger_env={"CONTAINER_ID": id, "CONTAINER_NAMESPACE": self._namespace},
+        )
 
-    def _guest(self, id: str, bundle: str) -> Guest:
+    def _take_early(self, bundle: str) -> Guest | None:
         early = self._early
         # Of a pod's containers that were started at once, another may be created first.
-        if early is not None and os.path.realpath(early.bundle) == os.path.realpath(bundle):
-            self._early = None
-            early.watch()
-            return early
-        try:
-            outline = read_outline(bundle)
-        except SpecError as error:
-            raise GuestError(str(error), invalid=True) from error
-        guest = Guest(id, bundle, outline, self._artifacts)
-        guest.watch()
-        return guest
+        if early is None or os.path.realpath(early.bundle) != os.path.realpath(bundle):
+            return None
+        self._early = None
+        early.watch()
+        return early
 
     def _exited(self, program: Program) -> None:
         self._log.debug(
@@ -150,14 +171,9 @@ class TaskService:
     async def exec(self, request: api.ExecProcessRequest, _: Context) -> Empty:
         """Add a program to a container; Start runs it."""
         container = self._container(request.id)
-        stdio = Stdio(
-            request.stdin,
-            request.stdout,
-            request.stderr,
-            terminal=request.terminal,
-            logger_env=self._logger_env(request.id),
-        )
-        container.execute(request.exec_id, request.spec.value, stdio)
+        stdio = self._stdio(request.id, request)
+        with _named_errors():
+            container.execute(request.exec_id, request.spec.value, stdio)
         self._publisher.publish(
             events_pb2.TaskExecAdded(container_id=container.id, exec_id=request.exec_id)
         )
@@ -182,7 +198,7 @@ class TaskService:
         """Tell everything about a program that is not in its spec."""
         program = self._program(request.id, request.exec_id)
         return api.StateResponse(
-            id=request.id,
+            id=program.id,
             exec_id=request.exec_id,
             bundle=self._container(request.id).bundle,
             pid=program.pid,
@@ -235,12 +251,13 @@ class TaskService:
             exited_at=timestamp(container.exited_at),
         )
         container.bid_farewell(response.SerializeToString())
+        self._forget(container)
         return response
 
     async def _delete_exec(self, container: Container, exec_id: str) -> api.DeleteResponse:
         program = _exec_of(container, exec_id)
-        if program.status == Status.RUNNING:
-            raise RpcError(Code.FAILED_PRECONDITION, "cannot delete a running process")
+        if program.status in (Status.RUNNING, Status.PAUSED):
+            raise RpcError(Code.FAILED_PRECONDITION, f"cannot delete a {program.state()} process")
         del container.execs[exec_id]
         await program.discard()
         return api.DeleteResponse(
@@ -250,7 +267,7 @@ class TaskService:
         )
 
     async def resize_pty(self, request: api.ResizePtyRequest, _: Context) -> Empty:
-        """Change the size of a program's terminal."""
+        """Change the size of a program's terminal, if it has one."""
         program = self._program(request.id, request.exec_id)
         try:
             program.stdio.resize(request.width, request.height)
@@ -298,7 +315,11 @@ class TaskService:
         """Tell what a container uses, in the form of its machine's version of cgroups."""
         container = self._container(request.id)
         with _named_errors():
-            metrics = container.metrics()
+            try:
+                metrics = container.metrics()
+            except FileNotFoundError as error:
+                # containerd, which asks for all of them every few seconds, passes over these.
+                raise RpcError(Code.NOT_FOUND, control.reason(error)) from error
         response = api.StatsResponse()
         # The bare name: containerd's own shim sends no host before it.
         response.stats.type_url = metrics.DESCRIPTOR.full_name
@@ -319,12 +340,58 @@ class TaskService:
 
     async def shut_down(self, request: api.ShutdownRequest, _: Context) -> Empty:
         """End this shim, unless it still has containers (those of the same pod)."""
-        if not self._containers and not self._creating:
-            if self._early is not None:
-                self._early.watch()
-                await self._early.discard()
-            self.shutdown.set()
+        self.dismiss(request.id)
+        if self.shutdown.is_set():
+            await self.discard_early()
         return Empty()
+
+    def dismiss(self, id: str) -> None:
+        """End this shim as soon as it has nothing left; `id` is not waited for."""
+        self._dismissed = True
+        self.joining.arrived(id)
+        self._leave()
+
+    async def discard_early(self) -> None:
+        """End the guest whose Create does not come."""
+        early, self._early = self._early, None
+        if early is not None:
+            early.watch()
+            await early.discard()
+
+    def kill_all(self) -> None:
+        """End every program of every container."""
+        for container in self._containers.values():
+            if container.status != Status.STOPPED:
+                with suppress(RpcError):  # it was faster
+                    container.kill_all(signal.SIGKILL)
+
+    async def delete_all(self) -> None:
+        """End and free every container. Raises RpcError, OSError."""
+        self.kill_all()
+        for id, container in list(self._containers.items()):
+            await container.wait()
+            await container.delete()
+            self._containers.pop(id, None)
+            self._forget(container)
+
+    def _remember(self, container: Container) -> None:
+        if self.sandbox:
+            try:
+                pod_record.remember(self.sandbox, container.id, container.bundle)
+            except OSError as error:
+                self._log.warning("cannot be cleaned up after", task=container.id, error=error)
+
+    def _forget(self, container: Container) -> None:
+        if self.sandbox:
+            pod_record.forget(self.sandbox, container.id)
+
+    def _leave(self) -> None:
+        """End, if that was asked for and is possible now."""
+        if self._dismissed and not (
+            self._containers or self._creating or self.joining or self.sandbox
+        ):
+            self.joining.closed = True
+            self.shutdown.set()
 
     def _container(self, id: str) -> Container:
         container = self._containers.get(id)

@@ -21,10 +21,9 @@ import os
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
-from shim.daemon import fifo
+from shim.daemon import fifo, writers
 from shim.daemon.console import Console
 from shim.daemon.log_driver import LogDriver
-from shim.linux.inotify import watch_close_write
 from shim.linux.readonly import open_readonly
 
 _FIFO = "fifo://"
@@ -35,7 +34,8 @@ _DRAIN_PATIENCE = 10.0
 class Stdio:
     """The streams of one guest, each a FIFO, a URI, or empty for /dev/null.
 
-    `open` first, then `ready`; `guest_ended`, `drain` and `close` are the shim's part afterwards.
+    `open` first, then `ready` and, before the guest's start, `connect`; `guest_ended`, `drain` and
+    `close` are the shim's part afterwards.
     With a `terminal`, stdout is its output and stderr is not used.
     """
 
@@ -54,11 +54,12 @@ class Stdio:
         self._logger_env = logger_env or {}
         self._drivers: dict[str, LogDriver] = {}
         self._input = -1
-        self._watch = -1
+        self._watch: writers.Watch | None = None
         self._outputs: list[int] = []
         self._voice = -1
         self._timer: asyncio.TimerHandle | None = None
         self._console: Console | None = None
+        self._size: tuple[int, int] | None = None
         self._sink = self._keeper = -1
         self._drained = asyncio.Event()
 
@@ -88,6 +89,20 @@ class Stdio:
         for driver in self._drivers.values():
             await driver.ready()
 
+    def connect(self, master: int = -1) -> None:
+        """Begin to copy, where there is a terminal: `master`, taken over, or our own.
+
+        Raises OSError.
+        """
+        if self._console is None:
+            return
+        if master >= 0:
+            self._console.close()
+            self._console = Console(master)
+        if self._size is not None:
+            self._console.resize(*self._size)
+        self._console.connect(self._input, self._sink, self._console_drained)
+
     def close_input(self) -> None:
         """End of input: nothing more will come (CloseIO)."""
         if self._console is not None:
@@ -96,10 +111,14 @@ class Stdio:
             self._drop_input()
 
     def resize(self, width: int, height: int) -> None:
-        """Tell the guest its terminal's size in characters. Raises OSError where there is none."""
+        """Tell the guest its terminal's size in characters, at the latest when `connect` makes one.
+
+        Without a terminal this does nothing. Raises OSError.
+        """
         if self._console is None:
-            raise OSError(errno.ENOTTY, "the process has no terminal")
-        self._console.resize(width, height)
+            self._size = (width, height)
+        else:
+            self._console.resize(width, height)
 
     def say(self, message: str) -> None:
         """Write a line of the runtime's to the guest's stderr, if there is room for it."""
@@ -157,7 +176,7 @@ class Stdio:
         path = _path(self.stdin)
         # Watched before it is opened: a writer that waits for a reader may be done at once. For the
         # same reason nothing of ours that could write is opened and closed in between.
-        self._watch = watch_close_write(path)
+        self._watch = writers.watch(path, self._drop_input)
         reader = fifo.open_fifo(path, os.O_RDONLY)
         try:
             self._input = fifo.reopen(reader, os.O_WRONLY)
@@ -165,14 +184,12 @@ class Stdio:
             os.close(reader)
             raise
         os.set_blocking(reader, True)
-        asyncio.get_running_loop().add_reader(self._watch, self._drop_input)
         return reader
 
     def _drop_input(self) -> None:
-        if self._watch >= 0:
-            asyncio.get_running_loop().remove_reader(self._watch)
-            os.close(self._watch)
-            self._watch = -1
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self._input >= 0:
             os.close(self._input)
             self._input = -1
@@ -187,7 +204,11 @@ class Stdio:
             pipe = driver.stderr if error else driver.stdout
             return fifo.reopen(pipe, os.O_WRONLY), pipe
         os.set_blocking(both, True)
-        self._outputs.append(fifo.reopen(both, os.O_WRONLY))
+        try:
+            self._outputs.append(fifo.reopen(both, os.O_WRONLY))
+        except OSError:
+            os.close(both)
+            raise
         return both, self._outputs[-1]
 
     def _open_terminal(self) -> list[int]:
@@ -202,7 +223,6 @@ class Stdio:
             pipe = self._driver(self.stdout).stdout
             self._sink = fifo.reopen(pipe, os.O_WRONLY | os.O_NONBLOCK)
         self._console = Console()
-        self._console.connect(self._input, self._sink, self._console_drained)
         return self._console.slaves()
 
     def _console_drained(self) -> None:
@@ -256,4 +276,7 @@ def _open_fifo(target: str) -> int | None:
 
 
 def _path(target: str) -> str:
-    return unquote(target.removeprefix(_FIFO)) if target.startswith(_FIFO) else target
+    path = unquote(target.removeprefix(_FIFO)) if target.startswith(_FIFO) else target
+    if "\0" in path:
+        raise OSError(errno.EINVAL, "contains a NUL character", ascii(path))
+    return path

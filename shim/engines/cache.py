@@ -5,7 +5,8 @@ root alone may write to, and only if its trailer says that it was made for this 
 named by the key:
 
     artifact     at offset 0, so that an engine can map the file as it is
-    trailer      88 bytes: magic, version, kind, length of the artifact, key, the artifact's SHA-256
+    trailer      88 bytes: magic, version, kind, length of the artifact, key, and a SHA-256 of
+                 the kind and the artifact's SHA-256
 
 Where an engine refused a module, the file holds its reason instead, as a trailer of another kind
 says: compiling the module again at each start would end the same way.
@@ -42,7 +43,7 @@ MAX_COUNT: Final = 4096  # artifacts; what storing looks through must stay a mat
 
 _TRAILER: Final = struct.Struct("<8sIIQ32s32s")
 _MAGIC: Final = b"pywasm\r\n"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _VERIFIED_NS: Final = 1_000_000_000 * 1_000_000_000  # whole seconds: every filesystem can hold it
 _SETTLED_SECONDS: Final = 120  # the kernel's default is to write back after 30, at the latest 35
 _TOUCH_SECONDS: Final = 3600
@@ -93,12 +94,17 @@ def write_artifact(fd: int, key: bytes, artifact: bytes) -> None:
 
 
 def _write(fd: int, kind: int, key: bytes, content: bytes) -> None:
-    checksum = hashlib.sha256(content).digest()
+    checksum = _checksum(kind, hashlib.sha256(content).digest())
     trailer = _TRAILER.pack(_MAGIC, _VERSION, kind, len(content), key, checksum)
     for part in (content, trailer):
         rest = memoryview(part)
         while rest:
             rest = rest[os.write(fd, rest) :]
+
+
+def _checksum(kind: int, content: bytes) -> bytes:
+    """Seal the kind, too: a reason must never be taken for code."""
+    return hashlib.sha256(bytes([kind]) + content).digest()
 
 
 def read_artifact(fd: int, key: bytes) -> Artifact:
@@ -137,11 +143,13 @@ def open_directory(path: str) -> int:
     fd = os.open("/", flags)
     try:
         for depth, name in enumerate(names, 1):
+            here = "/" + "/".join(names[:depth])
             try:
                 os.mkdir(name, 0o700, dir_fd=fd)
             except FileExistsError:
                 pass
-            here = "/" + "/".join(names[:depth])
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, here) from None
             try:
                 below = os.open(name, flags, dir_fd=fd)
             except OSError as error:
@@ -276,7 +284,7 @@ class ArtifactCache:
         kind, length, checksum = _read_trailer(fd, status.st_size, key)
         mtime, now = status.st_mtime_ns, time.time()
         if mtime != _VERIFIED_NS:
-            if digest(fd, length) != checksum:
+            if _checksum(kind, digest(fd, length)) != checksum:
                 raise ValueError("corrupt")
             if now - status.st_mtime > _SETTLED_SECONDS:
                 mtime = _VERIFIED_NS

@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple
 from oci.runtime import SpecError
 
 PREFIX: Final = "dev.pywasm."
+_CONTAINER_NAMES: Final = ("io.kubernetes.cri.container-name", "io.kubernetes.container.name")
+"""Annotations that say which of a pod's containers this is: containerd's and CRI-O's."""
 MAX_PAGES: Final = 65536  # of 64 KiB each: what 32 bits can address
 
 KERNEL_FILESYSTEMS: Final = frozenset(
@@ -24,8 +26,10 @@ Nothing in WASI needs them, and they are what escapes are made of.
 """
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_LISTEN: Final = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[0-9.]+):(\d{1,5})(\?nonblock)?")
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_DURATION_MOST: Final = 64  # characters
+_LISTEN: Final = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[0-9.]+):([0-9]{1,5})(\?nonblock)?")
 _LISTEN_FORM: Final = "tcp://ADDRESS:PORT or tcp://ADDRESS:PORT?nonblock with a numeric address"
 
 
@@ -56,6 +60,8 @@ class Annotations(NamedTuple):
 
     engine: str = ""
     """Its name, or empty: any engine that takes the module."""
+    handler: str = ""
+    """`wasm` or `native`, or empty: as the program's file says."""
     listen: tuple[Listen, ...] = ()
     memory_pages: int | None = None
     """The most that the module's memory may grow to, in pages of 64 KiB."""
@@ -69,23 +75,40 @@ class Annotations(NamedTuple):
     """Which of `KERNEL_FILESYSTEMS` are mounted where the spec says so."""
 
 
+_SANDBOX_MARKS: Final = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
+
+
 class _MalformedError(Exception):
     """What was expected instead."""
+
+
+def is_sandbox(annotations: Mapping[str, str]) -> bool:
+    """Tell whether a container is one that only holds its pod's namespaces."""
+    return any(annotations.get(mark) == "sandbox" for mark in _SANDBOX_MARKS)
 
 
 def read(annotations: Mapping[str, str]) -> Annotations:
     """Return what the `dev.pywasm.*` annotations of a spec ask for.
 
-    Raises SpecError naming the one that is unknown or malformed.
+    Those of a pod are its containers': one that ends in `/NAME` is for the container of that name
+    alone, and goes before one that does not. The pod's sandbox asks for nothing. Raises SpecError
+    naming the one that is unknown or malformed.
     """
+    if is_sandbox(annotations):
+        return Annotations()
     found: dict[str, Any] = {}
-    for key, value in annotations.items():
+    this = next(filter(None, map(annotations.get, _CONTAINER_NAMES)), "")
+    for key, value in sorted(annotations.items(), key=lambda item: "/" in item[0]):
         if not key.startswith(PREFIX):
             continue
-        parser = _PARSERS.get(key.removeprefix(PREFIX))
-        if parser is None:
+        name, slash, container = key.removeprefix(PREFIX).partition("/")
+        parser = _PARSERS.get(name)
+        if parser is None or (slash and not container):
             known = ", ".join(sorted(_PARSERS))
-            raise SpecError(f"annotations: {key}: unknown; after {PREFIX} there may be {known}")
+            name = key if key.isprintable() else ascii(key)
+            raise SpecError(f"annotations: {name}: unknown; after {PREFIX} there may be {known}")
+        if slash and container != this:
+            continue
         field, parse = parser
         try:
             found[field] = parse(value.strip())
@@ -100,6 +123,12 @@ def read(annotations: Mapping[str, str]) -> Annotations:
 def _engine(value: str) -> str:
     if value not in ("auto", "wasmer", "wasmtime"):
         raise _MalformedError("wasmer, wasmtime or auto")
+    return "" if value == "auto" else value
+
+
+def _handler(value: str) -> str:
+    if value not in ("auto", "native", "wasm"):
+        raise _MalformedError("wasm, native or auto")
     return "" if value == "auto" else value
 
 
@@ -121,13 +150,14 @@ def _listen_address(item: str) -> Listen:
 
 
 def _memory_pages(value: str) -> int:
-    if not value.isascii() or not value.isdigit() or not 0 < int(value[:9]) <= MAX_PAGES:
+    if not _NUMBER.fullmatch(value) or not 0 < int(value) <= MAX_PAGES:
         raise _MalformedError(f"a number of 64 KiB pages from 1 to {MAX_PAGES}")
     return int(value)
 
 
 def _time_limit(value: str) -> float:
-    parts = _DURATION.findall(value)
+    # Not longer than anybody needs: on digits without a unit the search takes quadratic time.
+    parts = _DURATION.findall(value[:_DURATION_MOST])
     if not parts or "".join(number + unit for number, unit in parts) != value:
         raise _MalformedError("a duration such as 90s, 1m30s or 500ms")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
@@ -173,6 +203,7 @@ def _items(value: str, what: str) -> list[str]:
 
 _PARSERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "engine": ("engine", _engine),
+    "handler": ("handler", _handler),
     "kernel-filesystems": ("kernel_filesystems", _kernel_filesystems),
     "listen": ("listen", _listen),
     "memory-pages": ("memory_pages", _memory_pages),

@@ -9,6 +9,7 @@ Runs in: shim and guest.
       | <-------------- Compiled + artifact       |   or Refused(reason), for each engine
       | <-- Prepare(rootfs) + stdin, stdout, stderr   (when containerd calls Create), or
       | <-- Execute(process) + the same ---------|   (for a further process of a container)
+      | -- Native ------------------------------> |   only if the program is no module: the end
       | -- Isolated ----------------------------> |   only if there are hooks for this moment
       | <------------------------------- Continue |
       | -- Ready or Failed(reason) -------------> |
@@ -19,6 +20,8 @@ of the channel before Start tells a guest that nobody wants it any more.
 """
 
 import array
+import errno
+import os
 import socket
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -102,6 +105,10 @@ class Touch(msgspec.Struct, tag=True, frozen=True):
     verified: bool
 
 
+class Native(msgspec.Struct, tag=True, frozen=True):
+    """The container's program is a file that the kernel itself executes."""
+
+
 class Isolated(msgspec.Struct, tag=True, frozen=True):
     """The guest's namespaces and mounts are there, the old root too: the time for some hooks."""
 
@@ -136,6 +143,7 @@ Message: TypeAlias = (
     | Refused
     | Keep
     | Touch
+    | Native
     | Isolated
     | Continue
     | Ready
@@ -164,24 +172,34 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(channel: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
-    """Send one message, with descriptors that the receiver gets copies of."""
+    """Send one message, with descriptors that the receiver gets copies of.
+
+    Raises OSError (EMSGSIZE) for one that would not arrive whole.
+    """
+    data = _encoder.encode(message)
+    if len(data) > _LIMIT:
+        raise OSError(errno.EMSGSIZE, f"{len(data)} bytes for the guest, of which {_LIMIT} fit")
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    channel.sendmsg([_encoder.encode(message)], ancillary)
+    channel.sendmsg([data], ancillary)
 
 
 def receive(channel: socket.socket) -> tuple[Message, list[int]]:
     """Receive one message and the descriptors that came with it (close-on-exec).
 
-    Raises EOFError when the other side is gone and BlockingIOError when a non-blocking channel is
-    empty.
+    Raises EOFError when the other side is gone, BlockingIOError when a non-blocking channel is
+    empty, and OSError where there are no descriptors left to receive some.
     """
     # Not socket.recv_fds: in Python 3.10 it forgets the flags.
     data, ancillary, flags, _ = channel.recvmsg(
         _LIMIT, socket.CMSG_LEN(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
     )
-    if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        raise EOFError("control channel closed")
     fds = array.array("i")
     for _, _, content in ancillary:
-        fds.frombytes(content)
+        fds.frombytes(content[: len(content) // 4 * 4])
+    if flags & socket.MSG_CTRUNC:  # no room for all of them
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    if not data or flags & socket.MSG_TRUNC:
+        raise EOFError("control channel closed")
     return _decoder.decode(data), list(fds)

@@ -15,7 +15,7 @@ from oci.bundle import Outline, read_spec
 from oci.linux import Resources
 from oci.runtime import Hook, SpecError
 from shim import hooks
-from shim.guest import control, privileges, program, rootfs, sandbox
+from shim.guest import annotations, control, entrypoint, privileges, program, rootfs, sandbox
 from shim.guest.placement import Placement
 from shim.linux import clone, keyring, mounts, procfs
 from shim.linux.network import bring_up_loopback
@@ -67,7 +67,7 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
     """Do everything up to Ready; returns also the hooks that are to run when it is started."""
     spec = read_spec(birth.bundle)
     origin, linux = birth.origin, spec.linux
-    holds_pod = sandbox.is_sandbox(birth.outline.annotations)
+    holds_pod = annotations.is_sandbox(birth.outline.annotations)
     if not (spec.process.args or holds_pod):
         raise SpecError("process.args: expected at least one argument")
     proc = procfs.open_proc()
@@ -88,6 +88,10 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
         root = sandbox.build(os.path.join(birth.bundle, spec.root.path), linux)
     else:
         root = rootfs.build(birth.bundle, spec, prepare.rootfs, visible)
+        if origin.annotations.handler != "wasm" and entrypoint.is_native(root, spec.process):
+            # Before any hook: an OCI runtime is about to run them.
+            control.send(origin.channel, control.Native())
+            raise EOFError
     if birth.outline.hooks.before_root:
         control.send(origin.channel, control.Isolated())
         if not isinstance(control.receive(origin.channel)[0], control.Continue):

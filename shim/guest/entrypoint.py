@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci.runtime import Process
@@ -19,11 +19,13 @@ from shim.engines.base import HEADER, Engine, Module, ModuleError, check_header
 from shim.engines.cache import Artifact, Refusal, key
 from shim.engines.snapshot import snapshot
 from shim.guest import control
+from shim.linux.inside import open_inside
 
 if TYPE_CHECKING:
     from shim.guest.program import Origin
 
 _NATIVE = (b"\x7fELF", b"#!")
+_READING = os.O_RDONLY | os.O_NONBLOCK  # a FIFO in the entrypoint's place must not hold us up
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -125,6 +127,25 @@ def _ask(channel: socket.socket, request: control.Compile, module: int) -> Artif
     return Artifact(fds[0], answer.length, answer.name)
 
 
+def is_native(root: int, process: Process) -> bool:
+    """Tell whether a container's program is one for the kernel: an ELF file, or a script.
+
+    As its first bytes say, unless it is named like a module. `root` is the directory that is about
+    to be the root. What cannot be found or read is no native program.
+    """
+    path, _ = split(process.args[0])
+    if path.endswith((".wasm", ".wat")):
+        return False
+    try:
+        _, fd = _find(path, process, lambda place: open_inside(root, place, _READING))
+    except ModuleError:
+        return False
+    try:
+        return os.pread(fd, HEADER, 0).startswith(_NATIVE)
+    finally:
+        os.close(fd)
+
+
 def native(process: Process) -> str | None:
     """Return the path of the program if it is one for the kernel to execute, and no module.
 
@@ -137,13 +158,16 @@ def native(process: Process) -> str | None:
         os.close(fd)
 
 
-def _find(path: str, process: Process) -> tuple[str, int]:
+def _open(place: str) -> int:
+    return os.open(place, _READING | os.O_CLOEXEC)
+
+
+def _find(path: str, process: Process, opener: Callable[[str], int] = _open) -> tuple[str, int]:
     """Open the file that a command names; returns also where it was found."""
     error: OSError | None = None
     for candidate in _places(path, process):
         try:
-            # O_NONBLOCK: a FIFO in the entrypoint's place must not hold the guest up.
-            fd = os.open(candidate, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = opener(candidate)
         except OSError as failure:
             error = error or failure
             continue

@@ -29,6 +29,15 @@ class Placement(NamedTuple):
             return cls(Cgroup.for_path("/" + scope.path.lstrip("/")), scope)
         return cls(Cgroup.for_path(cgroups_path), None)
 
+    @classmethod
+    def of_process(cls, pid: int, cgroups_path: str) -> Placement:
+        """The place where a runtime has put a process, because of a `linux.cgroupsPath`.
+
+        Raises OSError as `Cgroup.of_process`.
+        """
+        scope = Scope.for_path(cgroups_path) if is_systemd(cgroups_path) else None
+        return cls(Cgroup.of_process(pid), scope)
+
     @property
     def born_in(self) -> bool:
         """Whether a process is cloned into it, instead of moving there."""
@@ -49,6 +58,15 @@ class Placement(NamedTuple):
             # On cgroup v1 the kernel makes the caller wait for a grace period.
             self.cgroup.attach()
         self.cgroup.limit(resources)
+
+    def vacate(self) -> None:
+        """Let systemd forget a scope that has no process any more, so that it can be made anew.
+
+        Raises OSError.
+        """
+        if self.scope is not None:
+            with _systemd(self.scope) as systemd:
+                systemd.stop(self.scope)
 
     def update(self, resources: Resources) -> None:
         """Change the limits that are given. Raises OSError that names what was refused."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from oci.linux import Seccomp
 from oci.runtime import Mount, Process, SpecError
 from shim import hooks
-from shim.engines.base import ModuleError
+from shim.engines.base import ModuleError, internal_error
 from shim.engines.cache import ArtifactCache, write_artifact
 from shim.guest import control, entrypoint, grants, privileges
 from shim.guest.annotations import Annotations
@@ -101,6 +101,10 @@ def telling(channel: socket.socket) -> Iterator[None]:
         failed = control.Failed(str(error), invalid=False)
     except OSError as error:
         failed = control.Failed(control.reason(error), invalid=False)
+    except Exception as error:  # a mistake of ours, whose traceback goes to the zygote's log
+        with suppress(OSError):
+            control.send(channel, control.Failed(internal_error(error), invalid=False))
+        raise
     else:
         return
     with suppress(OSError):

@@ -29,15 +29,7 @@ def build(
     Raises OSError naming the mount that failed, SpecError.
     """
     path = os.path.join(bundle, spec.root.path)
-    for mount in rootfs_mounts:
-        if mount.target:
-            # Inside what is mounted already, which may be an image with symlinks of its own.
-            root = _open(path)
-            options = mounts.parse_options(mount.options)
-            mounts.mount_at(root, mount.target, mount.source, mount.type, options)
-            os.close(root)
-        else:
-            mapped_rootfs.mount(mount.source, path, mount.type, mount.options)
+    mount_image(rootfs_mounts, path)
     # pivot_root wants a mount point, also where the bundle brings a plain directory.
     mounts.mount(path, path, None, mounts.MS_BIND | mounts.MS_REC)
     root = _open(path)
@@ -55,6 +47,19 @@ def build(
         # Only now: mount points that an image does not have were to be made.
         mounts.seal(root)
     return root
+
+
+def mount_image(rootfs_mounts: Iterable[RootfsMount], path: str) -> None:
+    """Mount an image on a directory that nobody hostile can change. Raises OSError, SpecError."""
+    for mount in rootfs_mounts:
+        if mount.target:
+            # Inside what is mounted already, which may be an image with symlinks of its own.
+            root = _open(path)
+            options = mounts.parse_options(mount.options)
+            mounts.mount_at(root, mount.target, mount.source, mount.type, options)
+            os.close(root)
+        else:
+            mapped_rootfs.mount(mount.source, path, mount.type, mount.options)
 
 
 def enter(root: int, propagation: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import signal
 import struct
-from collections.abc import Mapping
 from typing import Final
 
 from oci.linux import Linux
@@ -20,7 +19,6 @@ from oci.runtime import Process
 from shim.guest import control, privileges, program
 from shim.linux import files, mounts, security_labels, signals
 
-_MARKS: Final = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
 _NAME: Final = "pywasm-sandbox"
 _TMPFS: Final = "mode=755,size=64k,nr_inodes=4"
 
@@ -55,11 +53,6 @@ _BASE: Final = 0x400000
 _EHDR, _PHDR = 64, 56
 _ET_EXEC, _PT_LOAD, _PT_GNU_STACK = 2, 1, 0x6474E551
 _EXECUTABLE, _WRITABLE, _READABLE = 1, 2, 4
-
-
-def is_sandbox(annotations: Mapping[str, str]) -> bool:
-    """Tell whether a container is one that only holds its pod's namespaces."""
-    return any(annotations.get(mark) == "sandbox" for mark in _MARKS)
 
 
 def build(rootfs: str, linux: Linux) -> int:

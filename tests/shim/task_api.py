@@ -6,12 +6,14 @@ For tests, and for scripts/wasi-testsuite.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,9 +21,11 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from proto import task_v2_pb2 as api
+from proto.envelope_pb2 import Envelope
+from proto.events_service_pb2 import ForwardRequest
 from proto.mount_pb2 import Mount
 from proto.task_pb2 import Status
-from shim.ttrpc import Client, Code, RpcError
+from shim.ttrpc import Client, Code, Context, Method, RpcError, Server
 from tests.guests.build import build
 from tests.shim.launching import launch
 
@@ -138,6 +142,28 @@ class Shim:
                 except ProcessLookupError:
                     pass
             await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def events_taken(shim: Shim) -> AsyncIterator[list[Envelope]]:
+    """Be the containerd that takes the events; a shim that ends waits for one, a while."""
+    seen: list[Envelope] = []
+
+    async def forward(request: ForwardRequest, _: Context) -> Empty:
+        seen.append(request.envelope)
+        return Empty()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(shim.env["TTRPC_ADDRESS"])
+        listener.listen(64)
+        methods = {"Forward": Method(ForwardRequest, forward)}
+        server = Server({"containerd.services.events.ttrpc.v1.Events": methods})
+        serving = asyncio.create_task(server.serve(listener))
+        yield seen
+        os.unlink(shim.env["TTRPC_ADDRESS"])
+        server.close()
+        await server.wait_closed(1)
+        await serving
 
 
 class Container:

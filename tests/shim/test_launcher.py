@@ -130,29 +130,60 @@ def test_the_warmer_ends_with_its_zygote(run_dir: Path) -> None:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     (warmer,) = (c for c in children if Path(f"/proc/{c}/comm").read_text().strip() == WARMER)
     os.kill(pid, signal.SIGKILL)
+    assert ended(int(warmer))
+
+
+def short_lived(tmp_path: Path, constants: str) -> str:
+    """An interpreter for a zygote with other constants."""
+    python = tmp_path / "python"
+    program = (
+        f"import sys; sys.path.insert(0, {ROOT!r}); import shim.zygote as z; {constants}; z.main()"
+    )
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -c "{program}" "$4"\n')
+    python.chmod(0o755)
+    return str(python)
+
+
+def ended(pid: int) -> bool:
+    """Wait for a process's end, a while."""
     for _ in range(200):
-        if not os.path.exists(f"/proc/{warmer}"):
-            break
+        if not os.path.exists(f"/proc/{pid}"):
+            return True
         time.sleep(0.02)
-    assert not os.path.exists(f"/proc/{warmer}")
+    return False
+
+
+def test_a_zygote_of_an_older_build_ends_when_nobody_asks_it(tmp_path: Path, run_dir: Path) -> None:
+    python = short_lived(tmp_path, "z.IDLE = 0.1")
+    run(run_dir, "-info", python=python, build="older")
+    (older,) = zygotes(run_dir)
+    time.sleep(0.3)
+    assert os.path.exists(f"/proc/{older}")
+    run(run_dir, "-info", python=python, build="newer")
+    (newer,) = set(zygotes(run_dir)) - {older}
+    assert ended(older)
+    time.sleep(0.3)
+    assert os.path.exists(f"/proc/{newer}")
+    assert len(list(run_dir.glob("*.sock"))) == 1
+
+
+def test_a_zygote_whose_socket_was_removed_ends(tmp_path: Path, run_dir: Path) -> None:
+    python = short_lived(tmp_path, "z.IDLE = 0.1")
+    run(run_dir, "-info", python=python)
+    (first,) = zygotes(run_dir)
+    (path,) = run_dir.glob("*.sock")
+    path.unlink()
+    run(run_dir, "-info", python=python)
+    assert ended(first)
+    assert path.exists()
 
 
 def test_a_zygote_makes_place_for_a_new_one_in_time(tmp_path: Path, run_dir: Path) -> None:
-    short_lived = tmp_path / "python"
-    program = (
-        f"import sys; sys.path.insert(0, {ROOT!r}); import shim.zygote as z; z.FORKS = 2; z.main()"
-    )
-    short_lived.write_text(f'#!/bin/sh\nexec {sys.executable} -I -c "{program}" "$4"\n')
-    short_lived.chmod(0o755)
+    python = short_lived(tmp_path, "z.FORKS = 2")
     seen = []
     for _ in range(6):
-        done = run(run_dir, "-info", python=str(short_lived))
+        done = run(run_dir, "-info", python=python)
         assert RuntimeInfo.FromString(done.stdout).name == "io.containerd.pywasm.v1"
         seen += zygotes(run_dir)
     assert len(set(seen)) == 3
-    for pid in set(seen) - set(zygotes(run_dir)):
-        for _ in range(200):
-            if not os.path.exists(f"/proc/{pid}"):
-                break
-            time.sleep(0.02)
-        assert not os.path.exists(f"/proc/{pid}")
+    assert all(ended(pid) for pid in set(seen) - set(zygotes(run_dir)))

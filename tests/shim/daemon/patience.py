@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 _SECONDS = 30.0
 
@@ -18,3 +18,10 @@ async def patiently(pause: float = 0.0) -> AsyncIterator[None]:
         await asyncio.sleep(pause)
         yield
     raise AssertionError("waited for too long")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what others are about to bring about. Raises AssertionError as `patiently`."""
+    async for _ in patiently(0.005):
+        if condition():
+            return

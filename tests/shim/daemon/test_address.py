@@ -25,6 +25,12 @@ def invocation(id: str = "x", **more: object) -> Invocation:
     )
 
 
+@pytest.fixture(autouse=True)
+def _nobody_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whoever has the socket be one who answers; test_joining.py has real answers."""
+    monkeypatch.setattr(address, "join", lambda path, _: address._listening(path))
+
+
 def test_second_start_of_a_group_finds_the_first(tmp_path: Path) -> None:
     first = address.claim(str(tmp_path), invocation("a"), "pod")
     second = address.claim(str(tmp_path), invocation("b"), "pod")

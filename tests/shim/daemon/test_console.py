@@ -28,6 +28,7 @@ class Session:
             os.mkfifo(path)
         self.stdio = Stdio(self.stdin, self.stdout, "", terminal=True)
         self.fds = self.stdio.open()
+        self.stdio.connect()
         self.guest: Guest | None = None
         self.reader = self.writer = -1
         self.output = b""
@@ -167,12 +168,22 @@ async def test_size_and_its_changes(session: Session) -> None:
     await session.until(b"size 65535 65535\r\n")
 
 
+async def test_a_size_that_comes_before_the_terminal() -> None:
+    streams = Stdio("", "", "", terminal=True)
+    streams.resize(80, 25)
+    fds = streams.open()
+    streams.connect()
+    assert os.get_terminal_size(fds[0]) == (80, 25)
+    for fd in fds:
+        os.close(fd)
+    streams.close()
+
+
 async def test_no_size_without_a_terminal() -> None:
     streams = Stdio("", "", "")
     for fd in streams.open():
         os.close(fd)
-    with pytest.raises(OSError, match="no terminal"):
-        streams.resize(80, 25)
+    streams.resize(80, 25)
     streams.close()
 
 
@@ -386,6 +397,7 @@ async def test_other_work_goes_on_during_a_flood(session: Session) -> None:
 async def test_no_streams_at_all() -> None:
     streams = Stdio("", "", "", terminal=True)
     fds = streams.open()
+    streams.connect()
     assert [os.isatty(fd) for fd in fds] == [True] * 3
     os.set_blocking(fds[1], False)
     for _ in range(100):  # to nobody, who takes more than a pty holds

@@ -211,7 +211,7 @@ async def test_its_states(shim: Shim) -> None:
     container = await running(shim)
     await container.add("e", "/spin.wasm")
     state = await container.state("e")
-    assert (state.id, state.exec_id, state.pid, state.status) == ("x", "e", 0, Status.CREATED)
+    assert (state.id, state.exec_id, state.pid, state.status) == ("e", "e", 0, Status.CREATED)
     request = api.KillRequest(id="x", exec_id="e", signal=9)
     assert (await refused(container.client, "Kill", request))[0] == Code.FAILED_PRECONDITION
     waiting = asyncio.ensure_future(container.wait("e"))
@@ -273,11 +273,26 @@ async def test_what_cannot_run(shim: Shim, process: dict[str, Any], reason: str)
 async def test_a_document_that_is_none(shim: Shim) -> None:
     container = await running(shim)
     request = api.ExecProcessRequest(id="x", exec_id="e", spec=AnyMessage(value=b"{"))
-    await call(container.client, "Exec", request, Empty)
-    starting = api.StartRequest(id="x", exec_id="e")
-    code, message = await refused(container.client, "Start", starting)
+    code, message = await refused(container.client, "Exec", request)
     assert code == Code.INVALID_ARGUMENT
     assert message.startswith("process: ")
+    await container.add("e", "/exit3.wasm")  # the id is still free
+
+
+@pytest.mark.parametrize("end", ["start", "delete"])
+async def test_nobody_waits_for_what_never_runs(shim: Shim, end: str) -> None:
+    container = await running(shim)
+    await container.add("e", "/missing.wasm")
+    waiting = asyncio.ensure_future(container.wait("e"))
+    await asyncio.sleep(0)  # until it is sent
+    if end == "start":
+        with pytest.raises(RpcError):
+            await container.start("e")
+    else:
+        await container.delete("e")
+        container.out.close()
+        container.err.close()
+    assert await waiting == 0
 
 
 @pytest.mark.parametrize("namespaces", [NAMESPACES, NAMESPACES[1:]])

@@ -198,6 +198,7 @@ async def test_a_terminals_logger(tmp_path: Path, logger: str) -> None:
     stdio = Stdio("", logger, logger, terminal=True, logger_env=ENV)
     fds = stdio.open()
     await stdio.ready()
+    stdio.connect()
     os.write(fds[2], b"line\n")
     close(fds)
     stdio.guest_ended()
@@ -210,6 +211,7 @@ async def test_a_terminal_whose_logger_dies_goes_on(program: Callable[[str], str
     stdio = Stdio("", "binary://" + quote(program("echo >&5")), "", terminal=True)
     fds = stdio.open()
     await stdio.ready()
+    stdio.connect()
     assert await ended(start(fds, "stdio", "1")) == 0
     stdio.guest_ended()
     await stdio.drain()
@@ -223,6 +225,7 @@ async def test_a_file_is_appended_to(tmp_path: Path, terminal: bool) -> None:
         stdio = Stdio("", f"file://{quote(str(path))}", "", terminal=terminal)
         fds = stdio.open()
         await stdio.ready()
+        stdio.connect()
         os.write(fds[1], words)
         close(fds)
         stdio.guest_ended()

@@ -224,6 +224,16 @@ def test_a_refusal_is_no_artifact(cache: ArtifactCache, directory: int) -> None:
     os.close(fd)
 
 
+def test_a_damaged_refusal_does_not_become_an_artifact(
+    cache: ArtifactCache, directory: int, reports: list[str]
+) -> None:
+    """Found by fuzzing: the kind, byte 12 of the trailer, was under no checksum."""
+    cache.refuse(KEY, "no")
+    damage(directory, len("no") + 12, b"\0")
+    assert cache.load(KEY) is None
+    assert len(reports) == 1
+
+
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_an_artifact_outdoes_a_refusal(cache: ArtifactCache, directory: int, on_disk: bool) -> None:
     cache.refuse(KEY, "no")

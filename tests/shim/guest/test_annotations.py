@@ -59,6 +59,7 @@ def test_durations(value: str, seconds: float) -> None:
 
 def test_automatic_is_no_engine_in_particular() -> None:
     assert one("engine", "auto").engine == ""
+    assert one("handler", "auto").handler == ""
 
 
 def test_network_off_and_all_kernel_filesystems() -> None:
@@ -73,6 +74,8 @@ def test_network_off_and_all_kernel_filesystems() -> None:
     [
         ("engine", "v8"),
         ("engine", ""),
+        ("handler", "runc"),
+        ("handler", ""),
         ("listen", ""),
         ("listen", "8080"),
         ("listen", "udp://0.0.0.0:1"),
@@ -113,6 +116,29 @@ def test_an_unknown_one_is_named() -> None:
     message = refused({"dev.pywasm.enigne": "wasmer"})
     assert "dev.pywasm.enigne: unknown" in message
     assert "engine" in message
+
+
+@pytest.mark.parametrize(
+    "mark", ["io.kubernetes.cri.container-name", "io.kubernetes.container.name"]
+)
+def test_those_of_one_container_of_a_pod(mark: str) -> None:
+    pod = {
+        "dev.pywasm.engine/web": "wasmtime",
+        "dev.pywasm.engine": "wasmer",
+        "dev.pywasm.listen/web": "tcp://0.0.0.0:80",
+    }
+    web = read({**pod, mark: "web"})
+    assert web.engine == "wasmtime"
+    assert web.listen == (Listen(socket.AF_INET, "0.0.0.0", 80),)
+    for other in ({mark: "other"}, {}):
+        assert read(pod | other) == Annotations(engine="wasmer")
+
+
+def test_mistakes_in_those_of_one_container() -> None:
+    of_web = {"io.kubernetes.cri.container-name": "web"}
+    assert "dev.pywasm.engine/web: expected" in refused(of_web | {"dev.pywasm.engine/web": "v8"})
+    assert "dev.pywasm.enigne/other: unknown" in refused({"dev.pywasm.enigne/other": "wasmer"})
+    assert "dev.pywasm.engine/: unknown" in refused({"dev.pywasm.engine/": "wasmer"})
 
 
 def test_listening_without_a_network_is_a_contradiction() -> None:

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from shim.guest import control
+from shim.guest import control, program
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,26 @@ def test_last_words_are_behind_the_reset_that_an_unread_message_causes() -> None
         assert control.receive(ours)[0] == control.Failed("no", True)
         with pytest.raises(EOFError):
             control.receive(ours)
+
+
+@pytest.mark.parametrize("size", [(1 << 18) + 1, 1 << 19])
+def test_a_message_that_would_be_cut_off_is_not_sent(size: int) -> None:
+    """Found by fuzzing: it was taken for the end of the channel."""
+    ours, theirs = control.pair()
+    with ours, theirs:
+        with pytest.raises(OSError, match="bytes for the guest"):
+            control.send(ours, control.Execute(bytes(size)))
+        control.send(ours, control.Execute(bytes((1 << 18) - 100)))
+        assert isinstance(control.receive(theirs)[0], control.Execute)
+
+
+def test_a_mistake_of_ours_is_told_as_one() -> None:
+    ours, theirs = control.pair()
+    with ours, theirs:
+        with pytest.raises(ZeroDivisionError), program.telling(theirs):
+            print(1 // len([]))
+        message, _ = control.receive(ours)
+        assert isinstance(message, control.Failed)
+        assert not message.invalid
+        assert "internal error" in message.reason
+        assert "ZeroDivisionError" in message.reason

@@ -1,0 +1,45 @@
+"""Work that may block, in a process of its own: the shim's loop waits for nobody. Runs in: shim."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from shim.guest import control
+from shim.linux import clone
+
+
+async def apart(work: Callable[[], None]) -> None:
+    """Have a child of the shim, in its namespaces, do `work`. Raises its OSError."""
+    ours, theirs = control.pair()
+
+    def entry() -> None:
+        try:
+            work()
+            control.send(theirs, control.Continue())
+        except OSError as error:
+            control.send(theirs, control.Failed(control.reason(error), invalid=False))
+
+    with ours:
+        with theirs:
+            child = clone.clone(entry)
+        status = await ended(child)
+        try:
+            message, _ = control.receive(ours)
+        except EOFError:
+            raise OSError(f"a child of the shim ended with status {status}") from None
+    if isinstance(message, control.Failed):
+        raise OSError(message.reason)
+
+
+async def ended(child: clone.Child) -> int:
+    """Wait for a child to end, and reap it; returns its status as `clone.wait`."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    loop.add_reader(child.pidfd, over.set)
+    try:
+        await over.wait()
+    finally:
+        loop.remove_reader(child.pidfd)
+        status = clone.wait(child.pidfd)
+        os.close(child.pidfd)
+    return status

@@ -1,0 +1,200 @@
+"""A container whose program the kernel itself executes: an OCI runtime makes it. Runs in: shim.
+
+The runtime gets the same bundle, and ends when it has made the container, whose process is the
+shim's child then. From there on it is a container as any other; only to start it, to execute
+something in it and to take it apart the runtime is asked again.
+
+The rootfs is mounted where the bundle has it, as runtimes expect. So what a shim that was killed
+has left has to be unmounted, and the runtime to be asked by whoever comes then (`clean_up`).
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from oci.bundle import Outline
+from proto.task_v2_pb2 import CreateTaskRequest
+from shim.daemon.apart import apart
+from shim.daemon.container import PID_FILE, Container, rootfs_mounts
+from shim.daemon.execution import Exec
+from shim.daemon.handover import Handover
+from shim.daemon.log import Logger
+from shim.daemon.oci_runtime import OciRuntime, RuntimeFailedError
+from shim.daemon.process import Process, ProcessError
+from shim.daemon.reaper import Reaper
+from shim.daemon.stdio import Stdio
+from shim.guest import control, rootfs
+from shim.guest.placement import Placement
+from shim.linux import mounts
+from shim.linux.files import read_small, write_small
+from shim.ttrpc import Code, RpcError
+
+MARK = "oci-runtime.json"
+"""In the bundle of a native container: the runtime that made it."""
+_ROOTFS = "rootfs"
+
+
+class NativeContainer(Container):
+    """A container that an OCI runtime has made, and can start."""
+
+    @classmethod
+    async def create(
+        cls,
+        request: CreateTaskRequest,
+        outline: Outline,
+        runtime: OciRuntime,
+        reaper: Reaper,
+        stdio: Stdio,
+        fds: Sequence[int],
+        log: Logger,
+    ) -> "NativeContainer":
+        """Have the container made; `fds` are the program's ends of `stdio`.
+
+        Raises ProcessError or OSError, and then nothing of the container is left.
+        """
+        bundle = request.bundle
+        layers = rootfs_mounts(request)
+        target = os.path.join(bundle, _ROOTFS)
+        write_small(os.path.join(bundle, MARK), msgspec.json.encode(runtime))
+        try:
+            with (
+                reaper.expecting(),
+                Handover(bundle, terminal=request.terminal, pid_file=PID_FILE) as handover,
+            ):
+                await runtime.create(
+                    request.id,
+                    bundle,
+                    () if request.terminal else fds,
+                    pid_file=handover.pid_file,
+                    console_socket=handover.console_socket,
+                    before=lambda: _mount(layers, target),
+                )
+                process = Process(handover.process())
+                process.watch()
+                stdio.connect(handover.master())
+            placement = Placement.of_process(process.pid, outline.cgroups_path)
+        except BaseException:
+            with suppress(ProcessError, OSError):
+                await _take_apart(request.id, bundle, runtime)
+            raise
+        log.info("created", task=request.id, pid=process.pid, runtime=runtime.binary)
+        return cls(request.id, bundle, outline, process, placement, stdio, log, runtime, reaper)
+
+    def __init__(
+        self,
+        id: str,
+        bundle: str,
+        outline: Outline,
+        process: Process,
+        placement: Placement,
+        stdio: Stdio,
+        log: Logger,
+        runtime: OciRuntime,
+        reaper: Reaper,
+    ) -> None:
+        super().__init__(id, bundle, outline, process, placement, stdio, log)
+        self._init = process
+        self._runtime = runtime
+        self._reaper = reaper
+
+    async def _run(self) -> None:
+        try:
+            await self._runtime.start(self.id, self.bundle)
+        except RuntimeFailedError as error:
+            self._started = False
+            raise RpcError(Code.UNKNOWN, str(error)) from error
+
+    def _kill_others(self) -> None:
+        super()._kill_others()
+        with suppress(OSError):
+            self._cgroup().kill()  # its descendants, too
+
+    def _exec(self, exec_id: str, spec: bytes, stdio: Stdio) -> Exec:
+        return _NativeExec(exec_id, self, self._runtime, self._reaper, spec, stdio, self._log)
+
+    async def _free(self) -> None:
+        await self._init.discard()
+        try:
+            await _take_apart(self.id, self.bundle, self._runtime)
+        except RuntimeFailedError as error:
+            raise RpcError(Code.UNKNOWN, str(error)) from error
+        except OSError as error:
+            raise RpcError(Code.UNKNOWN, control.reason(error)) from error
+
+
+class _NativeExec(Exec):
+    """A further program of a container that an OCI runtime has made."""
+
+    def __init__(
+        self,
+        id: str,
+        container: NativeContainer,
+        runtime: OciRuntime,
+        reaper: Reaper,
+        spec: bytes,
+        stdio: Stdio,
+        log: Logger,
+    ) -> None:
+        super().__init__(id, container, spec, stdio, log)
+        self._bundle = container.bundle
+        self._runtime = runtime
+        self._reaper = reaper
+
+    async def _run(self, fds: list[int]) -> Process:
+        terminal = self.stdio.terminal
+        # Of the request, not of what it runs: without a terminal there is nobody to take one.
+        fields = msgspec.json.decode(self._spec, type=dict[str, msgspec.Raw])
+        fields["terminal"] = msgspec.Raw(b"true" if terminal else b"false")
+        spec = msgspec.json.encode(fields)
+        with self._reaper.expecting(), Handover(self._bundle, terminal=terminal) as handover:
+            await self._runtime.exec(
+                self.container_id,
+                self._bundle,
+                spec,
+                () if terminal else fds,
+                pid_file=handover.pid_file,
+                console_socket=handover.console_socket,
+            )
+            process = Process(handover.process())
+            process.watch()
+            try:
+                self.stdio.connect(handover.master())
+            except BaseException:
+                await process.discard()
+                raise
+        self._log.debug("exec", task=self.container_id, exec=self.id, pid=process.pid)
+        return process
+
+
+async def clean_up(id: str, bundle: str) -> bool:
+    """Free what a shim that is no more has left of a container; False if it is not a native one.
+
+    Raises RuntimeFailedError, OSError.
+    """
+    try:
+        mark = read_small(os.path.join(bundle, MARK))
+    except FileNotFoundError:
+        return False
+    if mark:  # else the shim ended before it did anything
+        await _take_apart(id, bundle, msgspec.json.decode(mark, type=OciRuntime))
+    return True
+
+
+async def _take_apart(id: str, bundle: str, runtime: OciRuntime) -> None:
+    """Remove a container that has ended or never was, however far it was made."""
+    try:
+        if runtime.has(id):
+            await runtime.delete(id, bundle)
+    finally:
+        # The kernel syncs the filesystem that goes.
+        await apart(lambda: mounts.umount_all(os.path.join(bundle, _ROOTFS)))
+    for name in (MARK, PID_FILE):
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(bundle, name))
+
+
+def _mount(layers: Iterable[control.Mount], target: str) -> None:
+    os.makedirs(target, 0o711, exist_ok=True)
+    rootfs.mount_image(layers, target)

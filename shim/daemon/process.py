@@ -1,0 +1,58 @@
+"""A process whose end the shim waits for: a guest, or a process of a native container.
+
+Runs in: shim.
+"""
+
+import asyncio
+import os
+import signal
+import time
+
+from shim.linux import clone
+
+
+class ProcessError(Exception):
+    """A process could not be made, in one line.
+
+    `invalid`: because of the spec or the image, not of this machine.
+    """
+
+    def __init__(self, reason: str, *, invalid: bool) -> None:
+        super().__init__(reason)
+        self.invalid = invalid
+
+
+class Process:
+    """A child of the shim. Needs no event loop until `watch`, which comes before all else."""
+
+    def __init__(self, child: clone.Child) -> None:
+        self.pid, self.pidfd = child
+
+    def watch(self) -> None:
+        """Listen for its end."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self.pidfd, self._reap)
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        """Exit status, 128 + n for a death by signal n."""
+        self.exited_at = 0
+        """Nanoseconds since the epoch."""
+
+    def kill(self, signum: int) -> None:
+        """Send a signal. Raises ProcessLookupError if it has ended."""
+        if self.exited.done():
+            raise ProcessLookupError(f"process {self.pid} has ended")
+        signal.pidfd_send_signal(self.pidfd, signum)
+
+    async def discard(self) -> None:
+        """End it, whatever it does, and free what it held."""
+        if not self.exited.done():
+            self.kill(signal.SIGKILL)
+            await asyncio.shield(self.exited)
+
+    def _reap(self) -> None:
+        self.exited_at = time.time_ns()
+        self._loop.remove_reader(self.pidfd)
+        status = clone.wait(self.pidfd)
+        os.close(self.pidfd)
+        self.pidfd = -1
+        self.exited.set_result(status)

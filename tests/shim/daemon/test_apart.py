@@ -1,0 +1,37 @@
+"""Work in a child of this process."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from shim.daemon.apart import apart
+
+
+async def test_it_is_done_elsewhere_while_the_loop_goes_on() -> None:
+    read, write = os.pipe()
+    go, told = os.pipe()
+
+    def work() -> None:
+        os.read(go, 1)
+        os.write(write, b"%d" % os.getpid())
+
+    task = asyncio.create_task(apart(work))
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    os.write(told, b"x")
+    await task
+    assert int(os.read(read, 16)) != os.getpid()
+    for fd in (read, write, go, told):
+        os.close(fd)
+
+
+async def test_its_error_is_ours() -> None:
+    with pytest.raises(OSError, match="/none: No such file or directory"):
+        await apart(lambda: os.rmdir("/none"))
+
+
+async def test_a_death_is_an_error() -> None:
+    with pytest.raises(OSError, match="status 137"):
+        await apart(lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from proto.runc_options_pb2 import Options
+from proto.runtime_info_pb2 import RuntimeInfo
+from shim.daemon.info import runtime_info
+
+
+def features(options: bytes = b"") -> dict[str, Any]:
+    info = RuntimeInfo.FromString(runtime_info(options))
+    assert info.name == "io.containerd.pywasm.v1"
+    assert info.features.type_url == (
+        "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+    )
+    found: dict[str, Any] = json.loads(info.features.value)
+    return found
+
+
+def with_runtime(path: Path, script: str) -> bytes:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return with_binary(str(path))
+
+
+def with_binary(name: str) -> bytes:
+    options = Options(binary_name=name)
+    value = options.SerializeToString()
+    return AnyMessage(type_url=options.DESCRIPTOR.full_name, value=value).SerializeToString()
+
+
+def maps_ids(options: bytes) -> bool:
+    enabled: bool = features(options)["linux"]["mountExtensions"]["idmap"]["enabled"]
+    return enabled
+
+
+def test_what_the_kubelet_looks_for() -> None:
+    found = features()
+    assert {"rro", "bind", "ro", "idmap"} <= set(found["mountOptions"])
+    assert "user" in found["linux"]["namespaces"]
+
+
+def test_the_options_are_given_back() -> None:
+    options = with_binary("/nonexistent")
+    info = RuntimeInfo.FromString(runtime_info(options))
+    assert info.options.SerializeToString() == options
+
+
+NEW = '{"linux": {"mountExtensions": {"idmap": {"enabled": true}}}}'
+
+
+@pytest.mark.parametrize(
+    ("script", "can"),
+    [
+        (f"echo '{NEW}'", True),
+        ("echo '{\"linux\": {}}'", False),
+        ("echo '[]'", False),
+        ("echo nonsense", False),
+        (f"echo '{NEW}'; exit 1", False),
+    ],
+)
+def test_mounts_with_mapped_ids_need_a_native_runtime_that_knows_them(
+    tmp_path: Path, script: str, can: bool
+) -> None:
+    assert maps_ids(with_runtime(tmp_path / "runtime", script)) is can
+
+
+def test_without_a_native_runtime() -> None:
+    assert maps_ids(with_binary("/nonexistent/runtime"))
+    nonsense = AnyMessage(type_url="a.b.C").SerializeToString()
+    assert isinstance(maps_ids(nonsense), bool)
