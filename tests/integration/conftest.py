@@ -7,8 +7,6 @@ PYWASM_CONTAINERD names, separated by colons (an empty one is PATH).
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,27 +16,11 @@ from tests.guests.build import build
 from tests.integration import client as api
 from tests.integration import images, modules
 from tests.integration.containerd import PYWASM, RUNC, Containerd
+from tests.integration.versions import bin_dirs, version_of
 
 IMAGE = "localhost/guests:1"
 GUESTS = ("hello", "args_env", "cat", "exit3", "trap", "spin", "sleep", "files", "stdio", "idle")
 NATIVE = ("hello", "args_env", "cat", "exit3", "spin", "sleep", "stdio", "idle")
-
-
-def bin_dirs() -> list[str]:
-    """Where the containerds to test with are; empty stands for PATH."""
-    chosen = os.environ.get("PYWASM_CONTAINERD", "").split(os.pathsep)
-    return [os.path.abspath(bin_dir) if bin_dir else "" for bin_dir in chosen]
-
-
-def version_of(bin_dir: str) -> str:
-    """Version of the containerd there, such as `1.6`."""
-    command = os.path.join(bin_dir, "containerd")
-    try:
-        done = subprocess.run([command, "--version"], stdout=subprocess.PIPE, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "missing"
-    found = re.search(r"\b(\d+\.\d+)\.\d+", done.stdout.decode())
-    return found[1] if found else "unknown"
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.conftest import bin_dirs, version_of
+from tests.integration.versions import bin_dirs, version_of
 
 
 def test_more_than_one_version() -> None:
