@@ -1,4 +1,4 @@
-"""`scripts/bench`: start times, throughput, memory, beside runc's on one containerd; WASI calls."""
+"""`scripts/bench`: start times, throughput, memory, pods, beside runc's; WASI calls."""
 
 from __future__ import annotations
 
@@ -129,11 +129,13 @@ def print_memory(result: Mapping[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument("what", nargs="?", choices=("run", "memory", "wasi"), default="run")
+    parser.add_argument("what", nargs="?", choices=("run", "memory", "pods", "wasi"), default="run")
     parser.add_argument("--pairs", type=int, default=40, help="start times: pairs (40)")
     parser.add_argument("--runs", type=int, default=60, help="throughput: runs of each (60)")
-    parser.add_argument("--parallel", type=int, default=8, help="throughput: at a time (8)")
-    parser.add_argument("--pods", type=int, default=20, help="memory: idle pods of each (20)")
+    parser.add_argument("--parallel", type=int, default=8, help="at a time (8)")
+    parser.add_argument(
+        "--pods", type=int, help="memory, pods: idle pods of each (20 by ctr, 200 by CRI)"
+    )
     parser.add_argument("--rounds", type=int, default=11, help="wasi: samples of each (11)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     options = parser.parse_args(arguments)
@@ -143,9 +145,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result["wasi"] = wasi.measure(options.rounds)
         print(json.dumps(result, indent=2)) if options.json else wasi.show(result["wasi"])
         return
+    if options.what == "pods":
+        from bench import pods
+
+        result["pods"] = pods.measure(options.pods or 200, options.parallel)
+        print(json.dumps(result, indent=2)) if options.json else pods.show(result["pods"])
+        return
     with containerd_with(make_image("hello", "idle")) as daemon:
         if options.what == "memory":
-            result["memory"] = measure_memory(daemon, options.pods)
+            result["memory"] = measure_memory(daemon, options.pods or 20)
         else:
             result["starts"] = measure_starts(daemon, options.pairs)
             result["throughput"] = measure_throughput(daemon, options.runs, options.parallel)

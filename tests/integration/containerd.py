@@ -37,7 +37,7 @@ version = 2
 root = "{directory}/root"
 state = "{directory}/state"
 disabled_plugins = [
-  "io.containerd.grpc.v1.cri",
+  {cri}
   "io.containerd.internal.v1.restart",
   "io.containerd.nri.v1.nri",
   "io.containerd.snapshotter.v1.aufs",
@@ -64,14 +64,20 @@ class Containerd:
     """One running containerd; use it as a context manager.
 
     `bin_dir` holds `containerd` and `ctr`; without it they are taken from PATH. `debug` makes
-    containerd pass `-debug` to shims.
+    containerd pass `-debug` to shims. `namespace` is containerd's; `group` is a name that nothing
+    else has, for cgroups, and for the namespace if none is given.
     """
 
-    def __init__(self, bin_dir: str | None = None, *, debug: bool = False) -> None:
+    cri = False  # whether it has the CRI plugin
+
+    def __init__(
+        self, bin_dir: str | None = None, *, debug: bool = False, namespace: str = ""
+    ) -> None:
         self.bin_dir = bin_dir
         self.debug = debug
         self.directory = tempfile.mkdtemp(prefix="pywasm-")
-        self.namespace = f"pywasm-{secrets.token_hex(4)}"
+        self.group = f"pywasm-{secrets.token_hex(4)}"
+        self.namespace = namespace or self.group
         self.address = f"{self.directory}/c.sock"
         self.log = f"{self.directory}/containerd.log"
         self.run_dir = f"{self.directory}/run"  # the zygote's
@@ -87,7 +93,7 @@ class Containerd:
         self._pid = 0
         self._events = ""
         self._keeper = subprocess.Popen(
-            [sys.executable, "-ISE", keeper.__file__, self.directory, self.namespace],
+            [sys.executable, "-ISE", keeper.__file__, self.directory, self.group],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -134,16 +140,27 @@ class Containerd:
         """
         self._events = events_at or self.address + ".ttrpc"
         with open(f"{self.directory}/config.toml", "w") as file:
-            level = "debug" if self.debug else "info"
-            file.write(_CONFIG.format(directory=self.directory, events=self._events, level=level))
-        argv = [self._command("containerd"), "--config", f"{self.directory}/config.toml"]
-        self._pid = self.spawn(argv, self.log)
+            file.write(self.configuration())
+        self._pid = self.spawn(self.command_line(), self.log)
         try:
             eventually(lambda: self._serves() or not _alive(self._pid))
         except TimeoutError:
             raise RuntimeError(f"containerd does not serve:\n{self.read_log()}") from None
         if not _alive(self._pid):
             raise RuntimeError(f"containerd ended:\n{self.read_log()}")
+
+    def configuration(self) -> str:
+        """What its configuration file says."""
+        return _CONFIG.format(
+            directory=self.directory,
+            events=self._events,
+            level="debug" if self.debug else "info",
+            cri="" if self.cri else '"io.containerd.grpc.v1.cri",',
+        )
+
+    def command_line(self) -> list[str]:
+        """What starts it."""
+        return [self._command("containerd"), "--config", f"{self.directory}/config.toml"]
 
     def open_events(self) -> None:
         """Let events reach containerd after `start(events_at=...)`."""
@@ -327,7 +344,7 @@ class Containerd:
         eventually(lambda: not self.processes())
         for point in keeper.mounts_below(self.directory):
             subprocess.run(["umount", "--lazy", point], check=False)
-        for group in keeper.cgroups_of(self.namespace):
+        for group in keeper.cgroups_of(self.group):
             with contextlib.suppress(OSError):
                 os.rmdir(group)
         for line in self._leftovers():
@@ -351,8 +368,8 @@ class Containerd:
             yield f"process {pid}: {command}"
         for point in keeper.mounts_below(self.directory):
             yield f"mount {point}"
-        for group in keeper.cgroups_of(self.namespace):
-            if os.path.basename(group) != self.namespace:
+        for group in keeper.cgroups_of(self.group):
+            if os.path.basename(group) != self.group:
                 yield f"cgroup {group}"
         for kind in ("state", "root"):
             path = f"{self.directory}/{kind}/io.containerd.runtime.v2.task/{self.namespace}"
@@ -371,12 +388,11 @@ class Containerd:
     def _stale_sockets(self) -> list[str]:
         """Socket files of shims that came since we did, and that nobody listens on."""
         path = f"{SHARED}/s"
-        new = _listdir(path) - self._shared_before[path]
+        new = _listdir(path) - self._shared_before[path] - {".lock"}
         if not new:
             return []
-        with open("/proc/net/unix") as file:
-            live = {line.split()[-1] for line in file}
-        return [f"{path}/{name}" for name in new if f"{path}/{name}" not in live]
+        bound = _bound_sockets()
+        return [f"{path}/{name}" for name in new if f"{path}/{name}" not in bound]
 
     def _tidy_shared(self) -> None:
         for path in self._stale_sockets():
@@ -422,6 +438,20 @@ def _listdir(path: str) -> set[str]:
         return set(os.listdir(path))
     except FileNotFoundError:
         return set()
+
+
+def _bound_sockets() -> set[str]:
+    """Paths of the Unix sockets that somebody holds; the kernel tells them by network namespace."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            network = os.readlink(f"/proc/{pid}/ns/net")
+            if network not in seen:
+                with open(f"/proc/{pid}/net/unix") as file:
+                    found.update(line.split()[-1] for line in file)
+                seen.add(network)
+    return found
 
 
 def _name(pid: int) -> str:

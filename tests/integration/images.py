@@ -31,6 +31,13 @@ class File:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A further name of a file of an image."""
+
+    target: str
+
+
+@dataclass(frozen=True)
 class Image:
     """An image layout, and what a client needs to know to use it without unpacking."""
 
@@ -41,7 +48,7 @@ class Image:
 
 def build(
     name: str,
-    files: Mapping[str, File | bytes],
+    files: Mapping[str, File | Link | bytes],
     *,
     entrypoint: Sequence[str] = (),
     env: Sequence[str] = (),
@@ -87,7 +94,7 @@ def build(
             "manifests": [pointer],
         }
     )
-    content = {
+    content: dict[str, File | Link] = {
         "oci-layout": File(_json({"imageLayoutVersion": "1.0.0"})),
         "index.json": File(index),
     }
@@ -96,11 +103,11 @@ def build(
     return Image(name, _tar(content), diff_id)
 
 
-def _layer(files: Mapping[str, File | bytes]) -> bytes:
-    return _tar({path: f if isinstance(f, File) else File(f) for path, f in files.items()})
+def _layer(files: Mapping[str, File | Link | bytes]) -> bytes:
+    return _tar({path: File(f) if isinstance(f, bytes) else f for path, f in files.items()})
 
 
-def _tar(files: Mapping[str, File]) -> bytes:
+def _tar(files: Mapping[str, File | Link]) -> bytes:
     directories = {
         "/".join(parts[:depth])
         for parts in (path.strip("/").split("/") for path in files)
@@ -112,8 +119,12 @@ def _tar(files: Mapping[str, File]) -> bytes:
             info = tarfile.TarInfo(path)
             info.type, info.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(info)
-        for path, file in sorted(files.items()):
+        for path, file in sorted(files.items(), key=lambda item: (type(item[1]) is Link, item[0])):
             info = tarfile.TarInfo(path.strip("/"))
+            if isinstance(file, Link):
+                info.type, info.linkname = tarfile.LNKTYPE, file.target
+                tar.addfile(info)
+                continue
             info.size, info.mode, info.uid, info.gid = len(file.data), file.mode, file.uid, file.gid
             tar.addfile(info, io.BytesIO(file.data))
     return buffer.getvalue()
