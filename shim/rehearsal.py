@@ -78,6 +78,7 @@ def rehearse(run_directory: str) -> None:
             _rehearse_shim(directory)
             _rehearse_guest(directory)
     finally:
+        os.chdir("/")
         for parent, directories, files in os.walk(directory, topdown=False):
             for name in files:
                 os.unlink(os.path.join(parent, name))
@@ -98,7 +99,9 @@ def _rehearse_shim(directory: str) -> None:
         invocation = Invocation.receive(theirs)
     outline = read_outline(invocation.bundle)
     Cgroup.for_path(outline.cgroups_path).exists()
-    claim = address.claim(directory, invocation, invocation.id)
+    # Relative to it: the path of a socket has 107 bytes at most.
+    os.chdir(directory)
+    claim = address.claim(".", invocation, invocation.id)
     address.write_answer(invocation, claim.address)
     log = Logger(directory, debug=False, id=invocation.id, pid=os.getpid())
     engine = config.read(invocation.config).engine

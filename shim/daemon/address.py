@@ -85,10 +85,11 @@ def write_answer(invocation: Invocation, address: str) -> bytes:
 
 class _locked:
     def __init__(self, directory: str) -> None:
-        self._path = os.path.join(directory, ".lock")
+        self._path = directory
 
     def __enter__(self) -> None:
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # The directory itself: it may be containerd's, where a file of ours would stay.
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def __exit__(self, *exc: object) -> None:

@@ -388,7 +388,7 @@ class Containerd:
     def _stale_sockets(self) -> list[str]:
         """Socket files of shims that came since we did, and that nobody listens on."""
         path = f"{SHARED}/s"
-        new = _listdir(path) - self._shared_before[path] - {".lock"}
+        new = _listdir(path) - self._shared_before[path]
         if not new:
             return []
         bound = _bound_sockets()

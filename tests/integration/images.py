@@ -119,14 +119,18 @@ def _tar(files: Mapping[str, File | Link]) -> bytes:
             info = tarfile.TarInfo(path)
             info.type, info.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(info)
+        # A link comes after what it is a name of.
         for path, file in sorted(files.items(), key=lambda item: (type(item[1]) is Link, item[0])):
             info = tarfile.TarInfo(path.strip("/"))
+            data = b""
             if isinstance(file, Link):
                 info.type, info.linkname = tarfile.LNKTYPE, file.target
-                tar.addfile(info)
-                continue
-            info.size, info.mode, info.uid, info.gid = len(file.data), file.mode, file.uid, file.gid
-            tar.addfile(info, io.BytesIO(file.data))
+                file = files[file.target]  # mode and owner are the file's
+                assert isinstance(file, File)
+            else:
+                data = file.data
+            info.size, info.mode, info.uid, info.gid = len(data), file.mode, file.uid, file.gid
+            tar.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
 
 

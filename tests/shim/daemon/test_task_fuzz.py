@@ -164,7 +164,9 @@ class Lab:
         opened = []
         for fd in os.listdir(f"/proc/{self.pid}/fd"):
             with contextlib.suppress(FileNotFoundError):
-                opened.append(re.sub("[0-9]+", "", os.readlink(f"/proc/{self.pid}/fd/{fd}")))
+                name = os.readlink(f"/proc/{self.pid}/fd/{fd}")
+                if "inotify" not in name:  # a shim has one from its first stdin on
+                    opened.append(re.sub("[0-9]+", "", name))
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return sorted(opened), children, self.left()
 
