@@ -59,6 +59,7 @@ def test_a_pod_runs_with_it_and_with_the_default(
 
 
 def test_annotations_of_a_pod_reach_the_shim(kubelet: Kubelet) -> None:
+    pod = kubelet.run_pod("pywasm", annotations={"dev.pywasm.no-such": "thing"})
     with pytest.raises(grpc.RpcError) as caught:
-        kubelet.run_pod("pywasm", annotations={"dev.pywasm.no-such": "thing"})
+        pod.run(IMAGE, "/hello.wasm")
     assert "dev.pywasm.no-such: unknown" in str(caught.value.details())
