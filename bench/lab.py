@@ -46,17 +46,8 @@ def make_image(*guests: str) -> images.Image:
 def containerd_with(image: images.Image) -> Iterator[Containerd]:
     """A private containerd that has the image; PYWASM_CONTAINERD may name its directory."""
     with Containerd(os.environ.get("PYWASM_CONTAINERD") or None) as daemon:
-        import_image(daemon, image)
+        daemon.load(image.tar)
         yield daemon
-
-
-def import_image(daemon: Containerd, image: images.Image) -> None:
-    """Import and unpack."""
-    path = f"{daemon.directory}/image.tar"
-    with open(path, "wb") as file:
-        file.write(image.tar)
-    daemon.checked("images", "import", "--snapshotter", daemon.snapshotter, path)
-    os.unlink(path)
 
 
 def run_command(daemon: Containerd, kind: Kind, program: str, *options: str) -> list[str]:

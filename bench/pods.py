@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
-from bench.lab import IMAGE, NATIVE, WASM, Kind, import_image, make_image
+from bench.lab import IMAGE, NATIVE, WASM, Kind, make_image
 from tests.cri.kubelet import Container, Kubelet, Pod
 from tests.cri.node import PAUSE, Node, pause_image
 from tests.integration.containerd import eventually, pss
@@ -34,7 +34,7 @@ def measure(pods: int, at_once: int) -> dict[str, Any]:
     result: dict[str, Any] = {"pods": pods, "at_once": at_once}
     with Node(os.environ.get("PYWASM_CONTAINERD") or None) as node:
         for image in (pause_image(), make_image("idle")):
-            import_image(node, image)
+            node.load(image.tar)
         kubelet = Kubelet(node)
         eventually(lambda: all(kubelet.has_image(name) for name in (PAUSE, IMAGE)))
         for kind in _KINDS:

@@ -22,7 +22,7 @@ from proto.runtime_options_pb2 import Options as RuntimeOptions
 from shim.daemon.invocation import Invocation
 from shim.engines import select
 from shim.engines.base import ModuleError
-from shim.guest.placement import is_systemd
+from shim.guest.placement import names_scope, systemd_runs
 from shim.linux.cgroups import Cgroup, trees
 
 # Here and not where it is needed, so that it is the zygote that imports it.
@@ -114,9 +114,13 @@ def read(message: any_pb2.Any) -> Options:
 def check_cgroups_path(options: Options, path: str) -> None:
     """Raise SpecError where this `linux.cgroupsPath` is not for the cgroup driver of the options.
 
-    The other way round is fine: a `slice:prefix:name` can only mean systemd's.
+    The other way round is fine: where systemd runs, a `slice:prefix:name` can only mean systemd's.
     """
-    if options.systemd_cgroup and path and not is_systemd(path):
+    if not (options.systemd_cgroup and path):
+        return
+    if not systemd_runs():
+        raise SpecError("linux.cgroupsPath: SystemdCgroup is set, but systemd does not run here")
+    if not names_scope(path):
         raise SpecError(
             f"linux.cgroupsPath: SystemdCgroup is set, so it has to be slice:prefix:name, "
             f"got {path!r}"

@@ -1,18 +1,21 @@
 """Where a container is in the cgroup trees, and who puts it there. Runs in: shim and guest.
 
 `linux.cgroupsPath` decides: a path is made by us in the cgroup filesystem; `slice:prefix:name` is a
-scope of systemd's, to which it belongs on a machine that systemd runs. Clients write the one or the
-other with the `SystemdCgroup` of their options.
+scope of systemd's, to which it belongs on a machine that systemd runs, and a path like any other
+where it does not. Clients write the one or the other with the `SystemdCgroup` of their options.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from typing import Final, NamedTuple
 
 from oci.linux import Resources
 from shim.linux.cgroups import Cgroup
 from shim.linux.systemd.manager import Systemd
 from shim.linux.systemd.scope import Scope, limit_properties, scope_properties
+
+_BOOTED: Final = "/run/systemd/system"  # sd_booted(3)
 
 
 class Placement(NamedTuple):
@@ -92,5 +95,15 @@ def _systemd(scope: Scope) -> Systemd:
 
 
 def is_systemd(cgroups_path: str) -> bool:
-    """Whether this names a scope: `slice:prefix:name`, and no path."""
+    """Whether this names a scope, and there is systemd to make it."""
+    return names_scope(cgroups_path) and systemd_runs()
+
+
+def names_scope(cgroups_path: str) -> bool:
+    """Whether this is a `slice:prefix:name`, and no path."""
     return "/" not in cgroups_path and cgroups_path.count(":") == 2
+
+
+def systemd_runs() -> bool:
+    """Whether systemd runs this machine."""
+    return os.path.isdir(_BOOTED)

@@ -14,7 +14,6 @@ from tests.cri.kubelet import Kubelet
 from tests.cri.node import PAUSE, Node, pause_image
 from tests.guests.build import build
 from tests.integration import images
-from tests.integration.conftest import import_image
 from tests.integration.containerd import eventually
 from tests.integration.versions import bin_dirs, version_of
 
@@ -62,8 +61,8 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
         files[name] = images.File(build(name, native=True).read_bytes(), mode=0o755)
     files["content"] = images.File(b"the content\n")
     with Node(request.param or None) as node:
-        import_image(node, pause_image())
-        import_image(node, images.build(IMAGE, files, env=["FROM_IMAGE=yes"]))
+        node.load(pause_image().tar)
+        node.load(images.build(IMAGE, files, env=["FROM_IMAGE=yes"]).tar)
         yield node
 
 

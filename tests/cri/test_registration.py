@@ -13,7 +13,6 @@ from tests.cri.kubelet import Kubelet
 from tests.cri.node import PAUSE, Node, pause_image
 from tests.guests.build import build
 from tests.integration import images
-from tests.integration.conftest import import_image
 from tests.integration.containerd import eventually
 from tests.integration.versions import bin_dirs, version_of
 
@@ -41,7 +40,7 @@ def kubelet(request: pytest.FixtureRequest) -> Iterator[Kubelet]:
     }
     with RegisteredNode(request.param or None) as node:
         for image in (pause_image(), images.build(IMAGE, files)):
-            import_image(node, image)
+            node.load(image.tar)
         connection = Kubelet(node)
         eventually(lambda: all(connection.has_image(image) for image in (PAUSE, IMAGE)))
         yield connection

@@ -42,17 +42,8 @@ def image() -> images.Image:
 def containerd(request: pytest.FixtureRequest, image: images.Image) -> Iterator[Containerd]:
     """A containerd that has the image."""
     with Containerd(request.param or None) as daemon:
-        import_image(daemon, image)
+        daemon.load(image.tar)
         yield daemon
-
-
-def import_image(daemon: Containerd, image: images.Image) -> None:
-    """Import and unpack."""
-    path = f"{daemon.directory}/image.tar"
-    with open(path, "wb") as file:
-        file.write(image.tar)
-    daemon.checked("images", "import", "--snapshotter", daemon.snapshotter, path)
-    os.unlink(path)
 
 
 @pytest.fixture(scope="session")

@@ -272,6 +272,14 @@ class Containerd:
             raise RuntimeError(f"ctr {' '.join(args)}: {done.stderr.strip()}")
         return done.stdout
 
+    def load(self, image: bytes) -> None:
+        """Import and unpack an image, given as a tar."""
+        path = f"{self.directory}/image.tar"
+        with open(path, "wb") as file:
+            file.write(image)
+        self.checked("images", "import", "--snapshotter", self.snapshotter, path)
+        os.unlink(path)
+
     def run_options(self, runtime: str) -> list[str]:
         """`ctr run` and the options that every container here needs."""
         return [

@@ -122,14 +122,13 @@ def _tar(files: Mapping[str, File | Link]) -> bytes:
         # A link comes after what it is a name of.
         for path, file in sorted(files.items(), key=lambda item: (type(item[1]) is Link, item[0])):
             info = tarfile.TarInfo(path.strip("/"))
-            data = b""
             if isinstance(file, Link):
                 info.type, info.linkname = tarfile.LNKTYPE, file.target
-                file = files[file.target]  # mode and owner are the file's
-                assert isinstance(file, File)
+                data, owner = b"", files[file.target]
             else:
-                data = file.data
-            info.size, info.mode, info.uid, info.gid = len(data), file.mode, file.uid, file.gid
+                data, owner = file.data, file
+            assert isinstance(owner, File)
+            info.size, info.mode, info.uid, info.gid = len(data), owner.mode, owner.uid, owner.gid
             tar.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
 

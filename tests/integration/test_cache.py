@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import images
-from tests.integration.conftest import IMAGE, import_image
+from tests.integration.conftest import IMAGE
 from tests.integration.containerd import PYWASM, Containerd
 
 
@@ -17,7 +17,7 @@ from tests.integration.containerd import PYWASM, Containerd
 def own(containerd: Containerd, image: images.Image) -> Iterator[Containerd]:
     """A containerd whose cache is empty."""
     with Containerd(containerd.bin_dir) as daemon:
-        import_image(daemon, image)
+        daemon.load(image.tar)
         yield daemon
         assert daemon.leftovers() == []
 

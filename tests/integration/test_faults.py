@@ -21,7 +21,7 @@ from proto.api import tasks_pb2
 from shim.engines import select
 from tests.integration import client as api
 from tests.integration import images, keeper, specs
-from tests.integration.conftest import Containers, import_image
+from tests.integration.conftest import Containers
 from tests.integration.containerd import PYWASM, Containerd, eventually, parent_of
 from tests.shim.test_compiler import SLOW
 
@@ -179,7 +179,7 @@ class Life:
 def daemon(containerd: Containerd, image: images.Image) -> Iterator[Containerd]:
     """One that may be killed, of the same version as the others' one."""
     with Containerd(containerd.bin_dir) as made:
-        import_image(made, image)
+        made.load(image.tar)
         yield made
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration import images
-from tests.integration.conftest import IMAGE, import_image
+from tests.integration.conftest import IMAGE
 from tests.integration.containerd import PYWASM, Containerd
 
 LOGRUS = re.compile(
@@ -22,7 +22,7 @@ def own(
 ) -> Iterator[Containerd]:
     """A containerd with and without debug logs."""
     with Containerd(containerd.bin_dir, debug=request.param) as daemon:
-        import_image(daemon, image)
+        daemon.load(image.tar)
         yield daemon
         assert daemon.leftovers() == []
 

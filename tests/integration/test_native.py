@@ -10,7 +10,6 @@ import pytest
 
 from tests.guests.build import build
 from tests.integration import images
-from tests.integration.conftest import import_image
 from tests.integration.containerd import PYWASM, TIMEOUT, Containerd, eventually
 from tests.integration.test_terminal import Person
 
@@ -23,7 +22,7 @@ def _image(containerd: Containerd) -> None:
     files = {n: images.File(build(n, native=True).read_bytes(), mode=0o755) for n in GUESTS}
     files["hello.wasm"] = images.File(build("hello").read_bytes())
     files["script"] = images.File(b"#!/args_env from\n", mode=0o755)
-    import_image(containerd, images.build(IMAGE, files, env=["PATH=/"]))
+    containerd.load(images.build(IMAGE, files, env=["PATH=/"]).tar)
 
 
 @pytest.fixture

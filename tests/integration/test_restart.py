@@ -14,7 +14,7 @@ from proto import task_pb2
 from proto.api import tasks_pb2
 from tests.integration import images, specs
 from tests.integration.client import Client, Events
-from tests.integration.conftest import Containers, import_image, program
+from tests.integration.conftest import Containers, program
 from tests.integration.containerd import PYWASM, Containerd, eventually
 
 PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
@@ -24,7 +24,7 @@ PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 def own(containerd: Containerd, image: images.Image) -> Iterator[Containerd]:
     """A containerd for one test, of the same version as the others' one."""
     with Containerd(containerd.bin_dir) as daemon:
-        import_image(daemon, image)
+        daemon.load(image.tar)
         yield daemon
         assert daemon.leftovers() == []
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.guests.build import build
 from tests.integration import images
-from tests.integration.conftest import import_image, program
+from tests.integration.conftest import program
 from tests.integration.containerd import PYWASM, TIMEOUT, Containerd, eventually
 
 IMAGE = "localhost/terminal:1"
@@ -29,7 +29,7 @@ def _image(containerd: Containerd) -> None:
     files = {f"{name}.wasm": images.File(build(name).read_bytes()) for name in GUESTS}
     for name in GUESTS:
         files[name] = images.File(build(name, native=True).read_bytes(), mode=0o755)
-    import_image(containerd, images.build(IMAGE, files))
+    containerd.load(images.build(IMAGE, files).tar)
 
 
 class Person:

@@ -62,14 +62,11 @@ class Cgroup:
         An absolute path starts at the hierarchies' roots, a relative one at the cgroups of this
         process; on v2 alone, as in runc, at the parent of that, because a v2 cgroup that has
         processes can give its children no controllers. Raises OSError: EINVAL for a path that is
-        empty, the root, or has a `..`; EOPNOTSUPP for systemd's `slice:prefix:name`; ENOENT on a
-        machine without cgroups.
+        empty, the root, or has a `..`; ENOENT on a machine without cgroups.
         """
         parts = [part for part in cgroups_path.split("/") if part not in ("", ".")]
         if not parts or ".." in parts or "\0" in cgroups_path:
             raise OSError(errno.EINVAL, "not the path of a container's cgroup", cgroups_path)
-        if "/" not in cgroups_path and cgroups_path.count(":") == 2:
-            raise OSError(errno.EOPNOTSUPP, "a path for systemd's cgroup driver", cgroups_path)
         chosen = tuple(trees.hierarchies() if among is None else among)
         if not chosen:
             raise OSError(errno.ENOENT, "no cgroup filesystem is mounted", cgroups_path)

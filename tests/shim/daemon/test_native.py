@@ -6,8 +6,9 @@ import os
 import shutil
 import signal
 import socket
+import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from proto import task_v2_pb2 as api
 from proto.events_service_pb2 import ForwardRequest
 from proto.task_pb2 import Status
 from shim.guest.placement import Placement
+from shim.linux import user_namespace
 from shim.linux.cgroups import Cgroup
 from shim.linux.cgroups.files import read
 from shim.ttrpc import Code, Context, Method, RpcError, Server
@@ -32,15 +34,24 @@ HANDLER = "dev.pywasm.handler"
 
 
 @pytest.fixture
-async def shim(tmp_path: Path) -> AsyncIterator[Shim]:
-    started = Shim(tmp_path, ("exit3", "idle"))
+def directory() -> Iterator[Path]:
+    """Where the bundles are: not below pytest's own, where other users may not go."""
+    path = Path(tempfile.mkdtemp(prefix="pywasm-native-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+async def shim(directory: Path) -> AsyncIterator[Shim]:
+    started = Shim(directory, ("exit3", "idle"))
     for name in ("hello", "idle", "exit3", "cat", "spin", "tty", "native"):
         shutil.copy(build(name, native=True), started.rootfs / name)
     for name in ("proc", "dev"):
         (started.rootfs / name).mkdir()
     yield started
     await started.close()
-    assert not [line for line in mountinfo() if str(tmp_path) in line]
+    assert not [line for line in mountinfo() if str(directory) in line]
 
 
 @pytest.fixture
@@ -597,6 +608,19 @@ async def test_a_scope_of_systemd(shim: Shim, handler: str) -> None:
         assert left(shim, id) == []
 
 
+@pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="systemd is PID 1")
+async def test_a_scope_where_no_systemd_runs(shim: Shim) -> None:
+    """It is a path as any other, for the runtime, too."""
+    path = f"system.slice:pywasm-test:{uuid.uuid4().hex[:12]}"
+    container = await waiting(shim, "x", "/idle", linux={"cgroupsPath": path})
+    cgroup = cgroup_of(shim, "x")
+    assert cgroup.pids() == [(await state(container)).pid]
+    await container.kill()
+    assert (await container.ended()).status == 137
+    assert left(shim, "x") == []
+    assert not cgroup.exists()
+
+
 @pytest.mark.skipif(shutil.which("crun") is None, reason="crun is not installed")
 async def test_another_runtime(shim: Shim) -> None:
     shim.bundle("x", **spec("/idle"))
@@ -698,6 +722,39 @@ async def test_a_shared_pid_namespace(shim: Shim) -> None:
     assert left(shim, "native") == []
     await holder.kill()
     await holder.ended()
+
+
+async def test_a_pod_with_a_user_namespace(shim: Shim) -> None:
+    """All its namespaces are that one's, so that a runtime can join them after it."""
+    ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    maps = {"uidMappings": ids, "gidMappings": ids}
+    new = [{"type": kind} for kind in (*KINDS, "user")]
+    holds = POD | {"io.kubernetes.cri.container-type": "sandbox"}
+    holder = await waiting(
+        shim, "pause", "/idle", annotations=holds, linux={"namespaces": new, **maps}
+    )
+    first = (await state(holder)).pid
+    users = os.stat(f"/proc/{first}/ns/user").st_ino
+    shared = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid", "user": "user"}
+    for name in shared.values():
+        if name != "user":
+            fd = user_namespace.of_namespace(f"/proc/{first}/ns/{name}")
+            assert os.fstat(fd).st_ino == users
+            os.close(fd)
+    joined = [{"type": kind, "path": f"/proc/{first}/ns/{n}"} for kind, n in shared.items()]
+    linux = {"namespaces": [{"type": "mount"}, *joined], **maps}
+    sidecar = await waiting(shim, "native", "/idle", annotations=POD, linux=linux)
+    module = await waiting(shim, "module", "/idle.wasm", annotations=POD, linux=linux)
+    for other in (sidecar, module):
+        pid = (await state(other)).pid
+        for name in shared.values():
+            assert os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/{first}/ns/{name}")
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert "\nUid:\t100000\t100000\t100000\t100000\n" in status
+    for container in (sidecar, module, holder):
+        await container.kill()
+        assert (await container.ended()).status == 137
+        assert left(shim, container.id) == []
 
 
 async def test_hooks_run_once(shim: Shim) -> None:

@@ -124,11 +124,19 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "system.slice:cri-containerd:x", ":x:y"])
-def test_paths_for_the_cgroup_driver_of_systemd(path: str) -> None:
+def test_paths_for_the_cgroup_driver_of_systemd(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "systemd_runs", lambda: True)
     options.check_cgroups_path(Options(systemd_cgroup=True), path)
 
 
-def test_a_path_for_the_other_cgroup_driver() -> None:
+def test_the_cgroup_driver_of_systemd_needs_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "systemd_runs", lambda: False)
+    with pytest.raises(SpecError, match="SystemdCgroup is set, but systemd does not run here"):
+        options.check_cgroups_path(Options(systemd_cgroup=True), "system.slice:cri-containerd:x")
+
+
+def test_a_path_for_the_other_cgroup_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "systemd_runs", lambda: True)
     options.check_cgroups_path(Options(), "/kubepods/x")
     with pytest.raises(SpecError, match=r"cgroupsPath.*slice:prefix:name, got '/kubepods/x'"):
         options.check_cgroups_path(Options(systemd_cgroup=True), "/kubepods/x")

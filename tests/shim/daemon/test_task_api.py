@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from proto import task_v2_pb2 as api
 from proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from proto.task_pb2 import Status
 from shim.engines import engines
+from shim.guest.placement import Placement
 from shim.ttrpc import Code
 from tests.shim.launching import zygotes
 from tests.shim.task_api import Shim, call, end, refused, status
@@ -419,12 +421,18 @@ async def test_a_rootfs_mount_with_a_target_stays_in_the_rootfs(shim: Shim) -> N
     assert not os.path.exists("/usr/inside")
 
 
-@pytest.mark.skipif(os.path.exists("/run/systemd/private"), reason="systemd runs here")
+@pytest.mark.skipif(os.path.exists("/run/systemd/system"), reason="systemd runs here")
 async def test_a_scope_where_no_systemd_runs(shim: Shim) -> None:
-    shim.bundle("x", "/idle.wasm", linux={"cgroupsPath": "system.slice:pywasm:x"})
+    """It is a path as any other."""
+    path = f"system.slice:pywasm:{uuid.uuid4().hex[:12]}"
+    shim.bundle("x", "/idle.wasm", linux={"cgroupsPath": path})
     client = await shim.start("x")
-    _, message = await refused(client, "Create", shim.create_request("x"))
-    assert message.startswith("linux.cgroupsPath: pywasm-x.scope: ")
+    created = await call(client, "Create", shim.create_request("x"), api.CreateTaskResponse)
+    groups = Path(f"/proc/{created.pid}/cgroup").read_text().splitlines()
+    assert any(line.endswith(f"/{path}") for line in groups)
+    await end(client, "x")
+    shim.launch("x", "delete")
+    assert not Placement.for_path(path).cgroup.exists()
 
 
 @pytest.mark.parametrize("path", ["/a/../../b", "/"])

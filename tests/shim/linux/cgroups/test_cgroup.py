@@ -34,12 +34,6 @@ def test_path_that_is_no_container(path: str) -> None:
     assert (e.value.errno, e.value.filename) == (errno.EINVAL, path)
 
 
-def test_systemd_path_is_refused() -> None:
-    with pytest.raises(OSError, match="systemd") as e:
-        Cgroup.for_path("system.slice:cri-containerd:abc")
-    assert e.value.errno == errno.EOPNOTSUPP
-
-
 def test_machine_without_cgroups() -> None:
     with pytest.raises(FileNotFoundError, match="no cgroup"):
         Cgroup.for_path("/x", [])
