@@ -4,12 +4,13 @@ import asyncio
 import os
 from collections.abc import Callable
 
+from oci.runtime import SpecError
 from shim.guest import control
 from shim.linux import clone
 
 
 async def apart(work: Callable[[], None]) -> None:
-    """Have a child of the shim, in its namespaces, do `work`. Raises its OSError."""
+    """Have a child of the shim, in its namespaces, do `work`. Raises its OSError or SpecError."""
     ours, theirs = control.pair()
 
     def entry() -> None:
@@ -18,6 +19,8 @@ async def apart(work: Callable[[], None]) -> None:
             control.send(theirs, control.Continue())
         except OSError as error:
             control.send(theirs, control.Failed(control.reason(error), invalid=False))
+        except SpecError as error:
+            control.send(theirs, control.Failed(str(error), invalid=True))
 
     with ours:
         with theirs:
@@ -28,7 +31,7 @@ async def apart(work: Callable[[], None]) -> None:
         except EOFError:
             raise OSError(f"a child of the shim ended with status {status}") from None
     if isinstance(message, control.Failed):
-        raise OSError(message.reason)
+        raise SpecError(message.reason) if message.invalid else OSError(message.reason)
 
 
 async def ended(child: clone.Child) -> int:

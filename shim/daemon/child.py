@@ -60,9 +60,9 @@ class Child(Process):
             elif isinstance(answer, control.Touch):
                 self.artifacts.touch(answer.key, verified=answer.verified)
             else:
-                await self._serve(answer)
+                await self._serve(answer, fds)
 
-    async def _serve(self, request: control.Message) -> None:
+    async def _serve(self, request: control.Message, fds: list[int]) -> None:
         """Answer what only some guests ask. Raises GuestError."""
 
     async def _compile(self, request: control.Compile, fds: list[int]) -> None:

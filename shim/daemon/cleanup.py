@@ -52,6 +52,11 @@ def _remove(id: str, bundle: str, log: Logger) -> None:
     except SpecError:
         outline = Outline()  # of a config that no guest was made from
     try:
+        runtime = native.abandoned(id, bundle)
+    except OSError as error:
+        runtime = None
+        log.warning("left behind", error=error)
+    try:
         path = outline.cgroups_path
         cgroup = Placement.for_path(path).cgroup if path else None
     except OSError:
@@ -59,12 +64,12 @@ def _remove(id: str, bundle: str, log: Logger) -> None:
     if cgroup is not None and cgroup.exists():
         cgroup.kill()
         cgroup.delete()
-    try:
-        was_native = asyncio.run(native.clean_up(id, bundle))
-    except (OSError, ProcessError) as error:
-        was_native = True
-        log.warning("left behind", error=error)
-    if pid and not was_native:
+    if runtime is not None:
+        try:
+            asyncio.run(native.clean_up(id, bundle, runtime))
+        except (OSError, ProcessError) as error:
+            log.warning("left behind", error=error)
+    elif pid:
         _run_poststop(id, bundle, outline, log)
 
 

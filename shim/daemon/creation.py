@@ -57,19 +57,25 @@ class Creator:
                 guest = Guest(request.id, request.bundle, outline, self._artifacts)
                 guest.watch()
             fds = stdio.open()
+            image, leaving = -1, None
             try:
                 _own(fds, chosen)
                 await stdio.ready()
                 if guest is not None:
                     try:
                         return await WasmContainer.create(request, guest, stdio, fds, self._log)
-                    except NativeEntrypointError:
-                        leaving, guest = guest, None
-                        await _make_place(leaving)
-                return await self._native(request, outline, chosen, stdio, fds)
+                    except NativeEntrypointError as native:
+                        image, found, guest = native.image, guest, None
+                        if found.placement is None:
+                            leaving = found  # by itself: nothing of it is in anybody's way
+                        else:
+                            await _make_place(found)
+                return await self._native(request, outline, chosen, stdio, fds, image)
             finally:
-                for fd in fds:
+                for fd in fds if image < 0 else [*fds, image]:
                     os.close(fd)
+                if leaving is not None:
+                    await leaving.discard()
         except BaseException:
             stdio.close()
             if guest is not None:
@@ -83,13 +89,14 @@ class Creator:
         chosen: Options,
         stdio: Stdio,
         fds: Sequence[int],
+        image: int,
     ) -> Container:
         _check_rights(outline)
         runtime = OciRuntime.chosen(
             chosen, self._namespace, systemd_cgroup=is_systemd(outline.cgroups_path)
         )
         return await NativeContainer.create(
-            request, outline, runtime, self._reaper, stdio, fds, self._log
+            request, outline, runtime, self._reaper, stdio, fds, image, self._log
         )
 
 

@@ -34,7 +34,14 @@ _DELETE_TRIES, _DELETE_PAUSE = 100, 0.002
 
 
 class NativeEntrypointError(Exception):
-    """A container's program is none for a guest: the kernel itself is to execute it."""
+    """A container's program is none for a guest: the kernel itself is to execute it.
+
+    `image` is the mounted rootfs, as `mounts.copy_tree` returns it, or -1.
+    """
+
+    def __init__(self, image: int) -> None:
+        super().__init__(image)
+        self.image = image
 
 
 class Guest(Child):
@@ -94,11 +101,13 @@ class Guest(Child):
             self._rootfs = undertaker.hold(self.pid)
         return ready
 
-    async def _serve(self, request: control.Message) -> None:
+    async def _serve(self, request: control.Message, fds: list[int]) -> None:
         if isinstance(request, control.Isolated):
             await self._run_early_hooks()
         elif isinstance(request, control.Native):
-            raise NativeEntrypointError
+            if self.placement is not None and not (request.placed or self.placement.born_in):
+                self.placement = None  # which it has left to others
+            raise NativeEntrypointError(fds[0] if fds else -1)
 
     async def _run_early_hooks(self) -> None:
         state = self.state("creating")

@@ -9,13 +9,14 @@ has left has to be unmounted, and the runtime to be asked by whoever comes then 
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
 
 from oci.bundle import Outline
 from proto.task_v2_pb2 import CreateTaskRequest
+from shim.daemon import undertaker
 from shim.daemon.apart import apart
 from shim.daemon.container import PID_FILE, Container, rootfs_mounts
 from shim.daemon.execution import Exec
@@ -34,6 +35,8 @@ from shim.ttrpc import Code, RpcError
 MARK = "oci-runtime.json"
 """In the bundle of a native container: the runtime that made it."""
 _ROOTFS = "rootfs"
+_QUICK = {"overlay", "bind"}
+"""Filesystems on no device of their own: to mount one does not block, and is done at once."""
 
 
 class NativeContainer(Container):
@@ -48,17 +51,20 @@ class NativeContainer(Container):
         reaper: Reaper,
         stdio: Stdio,
         fds: Sequence[int],
+        image: int,
         log: Logger,
     ) -> "NativeContainer":
         """Have the container made; `fds` are the program's ends of `stdio`.
 
-        Raises ProcessError or OSError, and then nothing of the container is left.
+        `image` is its rootfs if that is mounted already, but nowhere (`mounts.copy_tree`), else -1.
+        Raises ProcessError, SpecError or OSError, and then nothing of the container is left.
         """
         bundle = request.bundle
         layers = rootfs_mounts(request)
-        target = os.path.join(bundle, _ROOTFS)
+        overlay = any(layer.type == "overlay" for layer in layers)
         write_small(os.path.join(bundle, MARK), msgspec.json.encode(runtime))
         try:
+            await _mount(layers, image, os.path.join(bundle, _ROOTFS))
             with (
                 reaper.expecting(),
                 Handover(bundle, terminal=request.terminal, pid_file=PID_FILE) as handover,
@@ -69,7 +75,6 @@ class NativeContainer(Container):
                     () if request.terminal else fds,
                     pid_file=handover.pid_file,
                     console_socket=handover.console_socket,
-                    before=lambda: _mount(layers, target),
                 )
                 process = Process(handover.process())
                 process.watch()
@@ -77,10 +82,12 @@ class NativeContainer(Container):
             placement = Placement.of_process(process.pid, outline.cgroups_path)
         except BaseException:
             with suppress(ProcessError, OSError):
-                await _take_apart(request.id, bundle, runtime)
+                await _take_apart(request.id, bundle, runtime, overlay=overlay)
             raise
         log.info("created", task=request.id, pid=process.pid, runtime=runtime.binary)
-        return cls(request.id, bundle, outline, process, placement, stdio, log, runtime, reaper)
+        return cls(
+            request.id, bundle, outline, process, placement, stdio, log, runtime, reaper, overlay
+        )
 
     def __init__(
         self,
@@ -93,11 +100,13 @@ class NativeContainer(Container):
         log: Logger,
         runtime: OciRuntime,
         reaper: Reaper,
+        overlay: bool,
     ) -> None:
         super().__init__(id, bundle, outline, process, placement, stdio, log)
         self._init = process
         self._runtime = runtime
         self._reaper = reaper
+        self._overlay = overlay
 
     async def _run(self) -> None:
         try:
@@ -117,7 +126,7 @@ class NativeContainer(Container):
     async def _free(self) -> None:
         await self._init.discard()
         try:
-            await _take_apart(self.id, self.bundle, self._runtime)
+            await _take_apart(self.id, self.bundle, self._runtime, overlay=self._overlay)
         except RuntimeFailedError as error:
             raise RpcError(Code.UNKNOWN, str(error)) from error
         except OSError as error:
@@ -168,33 +177,48 @@ class _NativeExec(Exec):
         return process
 
 
-async def clean_up(id: str, bundle: str) -> bool:
-    """Free what a shim that is no more has left of a container; False if it is not a native one.
+def abandoned(id: str, bundle: str) -> OciRuntime | None:
+    """Return the runtime of a container whose shim is no more; None if it is not a native one.
 
-    Raises RuntimeFailedError, OSError.
+    Whatever the shim has had it do ends here, so that nothing is made any more. Raises OSError.
     """
     try:
         mark = read_small(os.path.join(bundle, MARK))
     except FileNotFoundError:
-        return False
-    if mark:  # else the shim ended before it did anything
-        await _take_apart(id, bundle, msgspec.json.decode(mark, type=OciRuntime))
-    return True
+        return None
+    if not mark:  # the shim ended before it did anything
+        return None
+    runtime = msgspec.json.decode(mark, type=OciRuntime)
+    runtime.end_calls(id)
+    return runtime
 
 
-async def _take_apart(id: str, bundle: str, runtime: OciRuntime) -> None:
+async def clean_up(id: str, bundle: str, runtime: OciRuntime) -> None:
+    """Free what is left of such a container. Raises RuntimeFailedError, OSError."""
+    await _take_apart(id, bundle, runtime, overlay=False)
+
+
+async def _take_apart(id: str, bundle: str, runtime: OciRuntime, *, overlay: bool) -> None:
     """Remove a container that has ended or never was, however far it was made."""
     try:
         if runtime.has(id):
             await runtime.delete(id, bundle)
     finally:
-        # The kernel syncs the filesystem that goes.
-        await apart(lambda: mounts.umount_all(os.path.join(bundle, _ROOTFS)))
+        path = os.path.join(bundle, _ROOTFS)
+        if overlay:
+            undertaker.umount(path)
+        else:  # The kernel syncs the filesystem that goes.
+            await apart(lambda: mounts.umount_all(path))
     for name in (MARK, PID_FILE):
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(bundle, name))
 
 
-def _mount(layers: Iterable[control.Mount], target: str) -> None:
+async def _mount(layers: Sequence[control.Mount], image: int, target: str) -> None:
     os.makedirs(target, 0o711, exist_ok=True)
-    rootfs.mount_image(layers, target)
+    if image >= 0:
+        mounts.place_tree(image, target)
+    elif all(layer.type in _QUICK and not layer.target for layer in layers):
+        rootfs.mount_image(layers, target)
+    else:
+        await apart(lambda: rootfs.mount_image(layers, target))

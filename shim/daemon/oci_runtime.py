@@ -7,23 +7,23 @@ it failed is the last error of its log, which is in JSON. (runc(8), and `runc-*(
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
-from oci.runtime import SpecError
 from shim.daemon.apart import ended
 from shim.daemon.options import Options
 from shim.daemon.process import ProcessError
 from shim.guest import control
 from shim.launcher import RUN_DIRECTORY
-from shim.linux import clone, credentials, files, signals
+from shim.linux import clone, files
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_NOT_EXECUTED: Final = 127
+_PATIENCE: Final = 5.0  # seconds, for what is killed to be gone
 _REPORT_BYTES: Final = 1 << 20
 # It would take them for its own: whoever started containerd meant containerd.
 _NOT_ITS: Final = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -81,17 +81,13 @@ class OciRuntime(msgspec.Struct, frozen=True):
         *,
         pid_file: str,
         console_socket: str,
-        before: Callable[[], None],
     ) -> None:
-        """Make a container with these standard streams, or with a terminal if there is a socket.
-
-        `before` runs in the process that becomes the runtime's; it may raise OSError, SpecError.
-        """
+        """Make a container with these standard streams, or with a terminal if there is a socket."""
         os.makedirs(self.root, 0o700, exist_ok=True)
         arguments = ["create", "--bundle", bundle, "--pid-file", pid_file, *self.flags]
         if console_socket:
             arguments += ["--console-socket", console_socket]
-        await self._call([*arguments, id], bundle, fds, before)
+        await self._call([*arguments, id], bundle, fds)
 
     async def start(self, id: str, bundle: str) -> None:
         """Let the program of a container run."""
@@ -123,13 +119,31 @@ class OciRuntime(msgspec.Struct, frozen=True):
         """End a container, whatever it does, and free what it holds; it may be half made."""
         await self._call(["delete", "--force", id], bundle)
 
-    async def _call(
-        self,
-        arguments: Sequence[str],
-        bundle: str,
-        fds: Sequence[int] = (),
-        before: Callable[[], None] | None = None,
-    ) -> None:
+    def end_calls(self, id: str) -> None:
+        """End what another shim, which is no more, had it do to a container. Raises OSError."""
+        for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                continue  # it has just ended
+            try:
+                if self._is_call(id, pid):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    select.select([pidfd], [], [], _PATIENCE)
+            except (FileNotFoundError, ProcessLookupError):
+                pass
+            finally:
+                os.close(pidfd)
+
+    def _is_call(self, id: str, pid: int) -> bool:
+        argv = files.read_small(f"/proc/{pid}/cmdline").split(b"\0")[:-1]
+        ours = [b"--root", os.fsencode(self.root), b"--log"]
+        # A wrapper may have put something before them.
+        return argv[-1:] == [id.encode()] and any(
+            argv[n : n + 3] == ours for n in range(len(argv) - 3)
+        )
+
+    async def _call(self, arguments: Sequence[str], bundle: str, fds: Sequence[int] = ()) -> None:
         """Execute it with these standard streams; without any, its errors on stderr count, too."""
         verb = arguments[0]
         path = os.environ.get("PATH", _PATH)
@@ -145,7 +159,7 @@ class OciRuntime(msgspec.Struct, frozen=True):
                 options.append("--systemd-cgroup")
             call = _Call([binary, *options, *arguments], bundle, fds, report)
             try:
-                child = call.spawn() if before is None else call.clone(before)
+                child = call.spawn()
             except OSError as error:
                 reason = control.reason(error)
                 raise RuntimeFailedError(f"OCI runtime: {reason}", invalid=False) from error
@@ -173,10 +187,7 @@ class _Call(NamedTuple):
     report: int
 
     def spawn(self) -> clone.Child:
-        """Execute it from here, in a third of the time that a copy of the shim takes.
-
-        Raises OSError.
-        """
+        """Execute it. Raises OSError."""
         # posix_spawn(3) cannot change the directory. It returns when the program is executed.
         here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -199,27 +210,6 @@ class _Call(NamedTuple):
             os.close(here)
             os.close(null)
         return clone.adopt(pid)
-
-    def clone(self, before: Callable[[], None]) -> clone.Child:
-        """Execute it in a copy of the shim that calls `before`, and ends with the shim."""
-        return clone.clone(lambda: self._execute(before))
-
-    def _execute(self, before: Callable[[], None]) -> None:
-        try:
-            credentials.set_pdeathsig(signal.SIGKILL)
-            os.setsid()
-            before()
-            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-            for target, fd in enumerate(self.fds or (null, null, self.report)):
-                os.dup2(fd, target)
-            files.keep_only([self.report])
-            signals.reset_signals(keep=())
-            os.chdir(self.bundle)
-            os.execve(self.argv[0], list(self.argv), _environment())
-        except (OSError, SpecError) as error:
-            words = control.reason(error) if isinstance(error, OSError) else str(error)
-            os.write(self.report, words.encode(errors="replace"))
-            raise SystemExit(_NOT_EXECUTED) from None
 
 
 def _environment() -> dict[str, str]:

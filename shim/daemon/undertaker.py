@@ -5,13 +5,15 @@ mount namespace held the last reference would do that while it exits, 5 ms here 
 with more to write, and the news of its exit would wait for it. The shim therefore keeps a reference
 and drops it after Delete: with its own end, if that comes soon, and otherwise in a child.
 
+The rootfs of a native container is mounted on the host, and unmounted there at Delete: the same.
+
 Only for overlay: a filesystem on a block device has to be gone when containerd removes the device.
 """
 
 import asyncio
 import os
 
-from shim.linux import clone, files
+from shim.linux import clone, files, mounts
 
 _PATIENCE = 0.5
 """Seconds for Shutdown to follow a Delete: then no child has to be made."""
@@ -22,6 +24,18 @@ _held: list[int] = []
 def hold(pid: int) -> int:
     """Return a reference to the root of a process."""
     return os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
+
+
+def umount(path: str) -> None:
+    """Unmount what is mounted on `path`, and hold it for a while. Raises OSError."""
+    try:
+        rootfs = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # then nothing is mounted there
+    try:
+        mounts.umount_all(path)
+    finally:
+        bury(rootfs)
 
 
 def bury(rootfs: int) -> None:

@@ -9,7 +9,7 @@ Runs in: shim and guest.
       | <-------------- Compiled + artifact       |   or Refused(reason), for each engine
       | <-- Prepare(rootfs) + stdin, stdout, stderr   (when containerd calls Create), or
       | <-- Execute(process) + the same ---------|   (for a further process of a container)
-      | -- Native ------------------------------> |   only if the program is no module: the end
+      | -- Native + rootfs ---------------------> |   only if the program is no module: the end
       | -- Isolated ----------------------------> |   only if there are hooks for this moment
       | <------------------------------- Continue |
       | -- Ready or Failed(reason) -------------> |
@@ -106,7 +106,13 @@ class Touch(msgspec.Struct, tag=True, frozen=True):
 
 
 class Native(msgspec.Struct, tag=True, frozen=True):
-    """The container's program is a file that the kernel itself executes."""
+    """The container's program is a file that the kernel itself executes.
+
+    Carries the mounted rootfs, unless the request had none to mount, or the guest is `placed`: in
+    the container's cgroup.
+    """
+
+    placed: bool = False
 
 
 class Isolated(msgspec.Struct, tag=True, frozen=True):

@@ -6,6 +6,7 @@ that is still on its way.
 """
 
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,11 @@ import msgspec
 
 from oci.bundle import Outline, read_spec
 from oci.linux import Resources
-from oci.runtime import Hook, SpecError
+from oci.runtime import Hook, Mount, Spec, SpecError
 from shim import hooks
 from shim.guest import annotations, control, entrypoint, privileges, program, rootfs, sandbox
 from shim.guest.placement import Placement
-from shim.linux import clone, keyring, mounts, procfs
+from shim.linux import cgroups, clone, keyring, mounts, procfs
 from shim.linux.network import bring_up_loopback
 
 _JOINED = {
@@ -72,25 +73,38 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
         raise SpecError("process.args: expected at least one argument")
     proc = procfs.open_proc()
     privileges.check(spec)
+    image = os.path.join(birth.bundle, spec.root.path)
+    mounts.isolate(image, linux.rootfs_propagation)
+    visible = rootfs.visible_mounts(spec, origin.annotations.kernel_filesystems)
+    prepared = None
+    undecided = (
+        not holds_pod
+        and origin.annotations.handler != "wasm"
+        and not entrypoint.is_named_module(spec.process)
+    )
+    if undecided:
+        # It is hardly a module, then: nothing is done that an OCI runtime would find in its way.
+        prepared = _prepared(origin.channel, image, holds_pod=False)
+        if _is_native(image, spec, visible):
+            tree = [mounts.copy_tree(image)] if prepared[0].rootfs else []
+            control.send(origin.channel, control.Native(), tree)
+            cgroups.warm()  # for the runtime, which is about to move a process
+            raise EOFError
     # First of what takes long, since on cgroup v1 it is waiting.
     _take_place(birth, linux.resources)
     last = program.confinement(origin, linux.seccomp, None)
     keyring.new_session_keyring()
     last = last._replace(user_namespace=privileges.open_user_namespace(spec))
     _join_namespaces(birth.outline, network=origin.annotations.network)
-    mounts.isolate(os.path.join(birth.bundle, spec.root.path), linux.rootfs_propagation)
 
-    prepare, stdio = control.receive(origin.channel)
-    if not isinstance(prepare, control.Prepare):
-        raise EOFError
-    visible = rootfs.visible_mounts(spec, origin.annotations.kernel_filesystems)
+    prepare, stdio = prepared or _prepared(origin.channel, image, holds_pod=holds_pod)
     if holds_pod:
-        root = sandbox.build(os.path.join(birth.bundle, spec.root.path), linux)
+        root = sandbox.build(image, linux)
     else:
-        root = rootfs.build(birth.bundle, spec, prepare.rootfs, visible)
-        if origin.annotations.handler != "wasm" and entrypoint.is_native(root, spec.process):
-            # Before any hook: an OCI runtime is about to run them.
-            control.send(origin.channel, control.Native())
+        root = rootfs.build(image, spec, visible)
+        if undecided and entrypoint.is_native(root, spec.process):
+            # Out of a volume. Before any hook: an OCI runtime is about to run them.
+            control.send(origin.channel, control.Native(placed=True))
             raise EOFError
     if birth.outline.hooks.before_root:
         control.send(origin.channel, control.Isolated())
@@ -113,6 +127,28 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
     if starting := spec.hooks.start_container:
         ready = ready._replace(message=msgspec.structs.replace(ready.message, hooked=True))
     return ready, starting
+
+
+def _prepared(
+    channel: socket.socket, image: str, *, holds_pod: bool
+) -> tuple[control.Prepare, list[int]]:
+    """Wait for what only the Create request knows, and mount the image unless it is not needed."""
+    prepare, stdio = control.receive(channel)
+    if not isinstance(prepare, control.Prepare):
+        raise EOFError
+    if not holds_pod:
+        rootfs.mount_image(prepare.rootfs, image)
+    return prepare, stdio
+
+
+def _is_native(image: str, spec: Spec, visible: Sequence[Mount]) -> bool:
+    """Whether the program is the kernel's, as far as that can be told from the image alone."""
+    root = rootfs.open_root(image)
+    try:
+        covered = [mount.destination for mount in visible]
+        return entrypoint.is_native(root, spec.process, covered)
+    finally:
+        os.close(root)
 
 
 def _take_place(birth: Birth, resources: Resources) -> None:

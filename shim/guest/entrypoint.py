@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci.runtime import Process
@@ -20,6 +20,7 @@ from shim.engines.cache import Artifact, Refusal, key
 from shim.engines.snapshot import snapshot
 from shim.guest import control
 from shim.linux.inside import open_inside
+from shim.linux.libc import describe
 
 if TYPE_CHECKING:
     from shim.guest.program import Origin
@@ -127,23 +128,43 @@ def _ask(channel: socket.socket, request: control.Compile, module: int) -> Artif
     return Artifact(fds[0], answer.length, answer.name)
 
 
-def is_native(root: int, process: Process) -> bool:
+def is_named_module(process: Process) -> bool:
+    """Tell whether a container's program is named like a module: then it is taken for one."""
+    path, _ = split(process.args[0])
+    return path.endswith((".wasm", ".wat"))
+
+
+def is_native(root: int, process: Process, covered: Collection[str] = ()) -> bool:
     """Tell whether a container's program is one for the kernel: an ELF file, or a script.
 
-    As its first bytes say, unless it is named like a module. `root` is the directory that is about
-    to be the root. What cannot be found or read is no native program.
+    As its first bytes say. `root` is the directory that is about to be the root. What cannot be
+    found or read is no native program; nor, yet, is one that may be another as soon as something
+    is mounted on `covered`.
     """
     path, _ = split(process.args[0])
-    if path.endswith((".wasm", ".wat")):
-        return False
     try:
-        _, fd = _find(path, process, lambda place: open_inside(root, place, _READING))
+        place, fd = _find(path, process, lambda place: open_inside(root, place, _READING))
     except ModuleError:
         return False
     try:
+        if covered:
+            places = _places(path, process)
+            looked_at = [*places[: places.index(place) + 1], _inside(root, fd)]
+            if any(_is_below(other, mount) for other in looked_at for mount in covered):
+                return False
         return os.pread(fd, HEADER, 0).startswith(_NATIVE)
     finally:
         os.close(fd)
+
+
+def _inside(root: int, fd: int) -> str:
+    """Where in `root` a file is that symlinks may have led to."""
+    return describe(fd).removeprefix(describe(root))
+
+
+def _is_below(path: str, directory: str) -> bool:
+    path, directory = (os.path.normpath("/" + p.lstrip("/")) for p in (path, directory))
+    return os.path.commonpath((path, directory)) == directory
 
 
 def native(process: Process) -> str | None:

@@ -21,18 +21,14 @@ def visible_mounts(spec: Spec, kernel_filesystems: Collection[str]) -> list[Moun
     return [mount for mount in spec.mounts if mount.type not in hidden]
 
 
-def build(
-    bundle: str, spec: Spec, rootfs_mounts: Iterable[RootfsMount], visible: Sequence[Mount]
-) -> int:
-    """Mount everything in its place; returns the directory that `enter` makes the root.
+def build(path: str, spec: Spec, visible: Sequence[Mount]) -> int:
+    """Mount all but the image, which is at `path`; returns the directory for `enter`.
 
     Raises OSError naming the mount that failed, SpecError.
     """
-    path = os.path.join(bundle, spec.root.path)
-    mount_image(rootfs_mounts, path)
     # pivot_root wants a mount point, also where the bundle brings a plain directory.
     mounts.mount(path, path, None, mounts.MS_BIND | mounts.MS_REC)
-    root = _open(path)
+    root = open_root(path)
     linux, ids = spec.linux, user_namespace.ids(spec.linux)
     for entry in visible:
         spec_mounts.mount(root, entry, linux)
@@ -54,7 +50,7 @@ def mount_image(rootfs_mounts: Iterable[RootfsMount], path: str) -> None:
     for mount in rootfs_mounts:
         if mount.target:
             # Inside what is mounted already, which may be an image with symlinks of its own.
-            root = _open(path)
+            root = open_root(path)
             options = mounts.parse_options(mount.options)
             mounts.mount_at(root, mount.target, mount.source, mount.type, options)
             os.close(root)
@@ -69,5 +65,6 @@ def enter(root: int, propagation: str) -> None:
     os.close(root)
 
 
-def _open(path: str) -> int:
+def open_root(path: str) -> int:
+    """Open what is to be the root, to look up paths inside. Raises OSError."""
     return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

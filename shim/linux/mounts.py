@@ -517,22 +517,39 @@ def bind_mapped(
     A copy of the mount is mapped while nobody sees it, then moved to its place. Raises OSError:
     EINVAL where the filesystem does not map ids.
     """
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
-    tree = _open_tree(NUMBERS["open_tree"], _AT_FDCWD, os.fsencode(source), flags)
-    if tree < 0:
-        fail("open_tree", source)
+    tree = copy_tree(source, recursive=recursive)
     try:
         attributes = _MOUNT_ATTR.pack(_ATTR_IDMAP, 0, 0, user_namespace)
         flags = AT_EMPTY_PATH | (_AT_RECURSIVE if map_all else 0)
         number, size = NUMBERS["mount_setattr"], len(attributes)
         if _mount_setattr(number, tree, b"", flags, attributes, size) < 0:
             fail("mount_setattr, to map ids", source)
-        flags = _MOVE_FROM_DESCRIPTOR | _MOVE_TO_MAGIC
-        path = os.fsencode(target)
-        if _move_mount(NUMBERS["move_mount"], tree, b"", _AT_FDCWD, path, flags) < 0:
-            fail("move_mount", target)
+        place_tree(tree, target)
     finally:
         os.close(tree)
+
+
+def copy_tree(source: str, *, recursive: bool = True) -> int:
+    """Copy the mount at `source`, and what is below it; nobody sees the copy, a descriptor, yet.
+
+    Raises OSError (open_tree(2)).
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+    tree: int = _open_tree(NUMBERS["open_tree"], _AT_FDCWD, os.fsencode(source), flags)
+    if tree < 0:
+        fail("open_tree", source)
+    return tree
+
+
+def place_tree(tree: int, target: str) -> None:
+    """Mount what `copy_tree` has returned, here or in another mount namespace, on `target`.
+
+    The descriptor stays open. Raises OSError (move_mount(2)).
+    """
+    flags = _MOVE_FROM_DESCRIPTOR | _MOVE_TO_MAGIC
+    path = os.fsencode(target)
+    if _move_mount(NUMBERS["move_mount"], tree, b"", _AT_FDCWD, path, flags) < 0:
+        fail("move_mount", target)
 
 
 def configure(target: str, options: MountOptions) -> None:

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from oci.runtime import SpecError
 from shim.daemon.apart import apart
 
 
@@ -30,6 +31,12 @@ async def test_it_is_done_elsewhere_while_the_loop_goes_on() -> None:
 async def test_its_error_is_ours() -> None:
     with pytest.raises(OSError, match="/none: No such file or directory"):
         await apart(lambda: os.rmdir("/none"))
+
+    def refuse() -> None:
+        raise SpecError("mounts: none")
+
+    with pytest.raises(SpecError, match="mounts: none"):
+        await apart(refuse)
 
 
 async def test_a_death_is_an_error() -> None:

@@ -1,12 +1,15 @@
 """How an OCI runtime is called, by programs that say how they were."""
 
+import asyncio
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shim.daemon.oci_runtime import OciRuntime, RuntimeFailedError
 from shim.daemon.options import Options
+from tests.shim.daemon.patience import until
 
 
 @pytest.fixture
@@ -87,7 +90,7 @@ async def test_what_it_is_given(
         if call == "exec":
             await runtime.exec("x", str(tmp_path), b"{}", fds, **files)
         else:
-            await runtime.create("x", str(tmp_path), fds, before=lambda: None, **files)
+            await runtime.create("x", str(tmp_path), fds, **files)
         said = os.pread(stdout, 1 << 16, 0).decode().splitlines()
         assert said[0].startswith(f"--root {runtime.root} --log /proc/{os.getpid()}/fd/")
         assert " --pid-file /pid " in said[0]
@@ -96,7 +99,7 @@ async def test_what_it_is_given(
         assert not any(line.startswith(("NOTIFY_", "LISTEN_")) for line in said)
         # The shell has its script open, too; and pytest may have been given some to pass on.
         passed = {int(line) for line in said if line.isdigit()} - {0, 1, 2, 10, 11}
-        assert passed <= (inherited if call == "exec" else set())
+        assert passed <= inherited
         ignored = next(line for line in said if line.startswith("SigIgn"))
         assert int(ignored.split()[1], 16) & 0x7FFFFFFF == 0  # but for libc's own
         assert said[-2:] == ["input", "error"]
@@ -111,14 +114,39 @@ async def test_the_process_of_an_exec_is_in_no_file(runtime: OciRuntime, tmp_pat
     assert (tmp_path / "seen").read_bytes() == b"secret"
 
 
-async def test_what_comes_before_it_may_fail(runtime: OciRuntime, tmp_path: Path) -> None:
-    program(runtime, "")
+async def test_calls_for_one_container_are_ended(runtime: OciRuntime, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "never")
+    program(runtime, f"read line < {tmp_path}/never")
+    elsewhere = msgspec.structs.replace(runtime, root=str(tmp_path / "other"))
+    calls = [
+        asyncio.create_task(of.start(id, str(tmp_path)))
+        for of, id in ((runtime, "x"), (runtime, "y"), (elsewhere, "x"))
+    ]
+    try:
+        await until(lambda: len(command_lines(runtime.binary)) == 3)
+        runtime.end_calls("x")
+        with pytest.raises(RuntimeFailedError, match="status 137"):
+            await calls[0]
+        assert len(command_lines(runtime.binary)) == 2
+    finally:
+        runtime.end_calls("y")
+        elsewhere.end_calls("x")
+        for call in calls[1:]:
+            with pytest.raises(RuntimeFailedError, match="status 137"):
+                await call
 
-    def fail() -> None:
-        raise OSError(5, "no such luck", "/here")
 
-    with pytest.raises(RuntimeFailedError, match="create failed: /here: no such luck"):
-        await runtime.create("x", str(tmp_path), (), pid_file="p", console_socket="", before=fail)
+def command_lines(binary: str) -> list[str]:
+    """Those of the processes that execute a script."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if binary.encode() in words[:2]:
+            found.append(b" ".join(words).decode())
+    return found
 
 
 def test_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

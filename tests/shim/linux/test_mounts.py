@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,12 +28,14 @@ from shim.linux.mounts import (
     MS_SLAVE,
     MS_STRICTATIME,
     MountOptions,
+    copy_tree,
     enter_root,
     mount,
     mount_all,
     mount_at,
     parse_options,
     pivot_root,
+    place_tree,
     umount,
     umount_all,
 )
@@ -656,6 +659,36 @@ def test_all_mounts_of_a_directory_go(tmp_path: Path, in_mounts: InMounts) -> No
         umount_all(f"{target}/none")
 
     in_mounts(entry)
+
+
+def test_a_tree_is_placed_from_another_namespace(tmp_path: Path, in_mounts: InMounts) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    ours, theirs = socket.socketpair()
+
+    def other() -> None:
+        mount("x", str(source), "tmpfs")
+        (source / "below").mkdir()
+        mount("y", str(source / "below"), "tmpfs")
+        (source / "below" / "file").touch()
+        socket.send_fds(theirs, [b"x"], [copy_tree(str(source))])
+
+    def entry() -> None:
+        _run(other, CLONE_NEWNS)
+        _, (tree,), _, _ = socket.recv_fds(ours, 1, 1)
+        assert mounts_at(str(source)) == []
+        place_tree(tree, str(target))
+        os.close(tree)
+        assert (target / "below" / "file").exists()
+        umount_all(str(target))
+        assert not (target / "below").exists()
+        with pytest.raises(OSError, match="open_tree"):
+            copy_tree(str(target / "none"))
+
+    in_mounts(entry)
+    ours.close()
+    theirs.close()
 
 
 def test_propagation_nobody_knows() -> None:
