@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from oci.bundle import Outline, SpecError
 from shim import hooks
-from shim.daemon import undertaker
+from shim.daemon import image, undertaker
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.child import Child, GuestError
 from shim.guest import annotations, control
@@ -96,6 +96,13 @@ class Guest(Child):
 
         Raises GuestError, NativeEntrypointError.
         """
+        if image.from_device(rootfs) and not annotations.is_sandbox(self.outline.annotations):
+            tree = await image.detached(rootfs, os.path.join(self.bundle, image.ROOTFS))
+            try:
+                prepare = control.Prepare([], terminal, mounted=True)
+                return await self._prepare(prepare, [*stdio, tree])
+            finally:
+                os.close(tree)
         ready = await self._prepare(control.Prepare(list(rootfs), terminal), stdio)
         if any(mount.type == "overlay" for mount in rootfs):
             self._rootfs = undertaker.hold(self.pid)

@@ -16,7 +16,7 @@ import msgspec
 
 from oci.bundle import Outline
 from proto.task_v2_pb2 import CreateTaskRequest
-from shim.daemon import undertaker
+from shim.daemon import image, undertaker
 from shim.daemon.apart import apart
 from shim.daemon.container import PID_FILE, Container, rootfs_mounts
 from shim.daemon.execution import Exec
@@ -26,7 +26,7 @@ from shim.daemon.oci_runtime import OciRuntime, RuntimeFailedError
 from shim.daemon.process import Process, ProcessError
 from shim.daemon.reaper import Reaper
 from shim.daemon.stdio import Stdio
-from shim.guest import control, rootfs
+from shim.guest import control
 from shim.guest.placement import Placement
 from shim.linux import mounts
 from shim.linux.files import read_small, write_small
@@ -34,9 +34,6 @@ from shim.ttrpc import Code, RpcError
 
 MARK = "oci-runtime.json"
 """In the bundle of a native container: the runtime that made it."""
-_ROOTFS = "rootfs"
-_QUICK = {"overlay", "bind"}
-"""Filesystems on no device of their own: to mount one does not block, and is done at once."""
 
 
 class NativeContainer(Container):
@@ -51,12 +48,12 @@ class NativeContainer(Container):
         reaper: Reaper,
         stdio: Stdio,
         fds: Sequence[int],
-        image: int,
+        tree: int,
         log: Logger,
     ) -> "NativeContainer":
         """Have the container made; `fds` are the program's ends of `stdio`.
 
-        `image` is its rootfs if that is mounted already, but nowhere (`mounts.copy_tree`), else -1.
+        `tree` is its rootfs if that is mounted already, but nowhere (`mounts.copy_tree`), else -1.
         Raises ProcessError, SpecError or OSError, and then nothing of the container is left.
         """
         bundle = request.bundle
@@ -64,7 +61,7 @@ class NativeContainer(Container):
         overlay = any(layer.type == "overlay" for layer in layers)
         write_small(os.path.join(bundle, MARK), msgspec.json.encode(runtime))
         try:
-            await _mount(layers, image, os.path.join(bundle, _ROOTFS))
+            await image.mount(layers, tree, os.path.join(bundle, image.ROOTFS))
             with (
                 reaper.expecting(),
                 Handover(bundle, terminal=request.terminal, pid_file=PID_FILE) as handover,
@@ -204,7 +201,7 @@ async def _take_apart(id: str, bundle: str, runtime: OciRuntime, *, overlay: boo
         if runtime.has(id):
             await runtime.delete(id, bundle)
     finally:
-        path = os.path.join(bundle, _ROOTFS)
+        path = os.path.join(bundle, image.ROOTFS)
         if overlay:
             undertaker.umount(path)
         else:  # The kernel syncs the filesystem that goes.
@@ -212,13 +209,3 @@ async def _take_apart(id: str, bundle: str, runtime: OciRuntime, *, overlay: boo
     for name in (MARK, PID_FILE):
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(bundle, name))
-
-
-async def _mount(layers: Sequence[control.Mount], image: int, target: str) -> None:
-    os.makedirs(target, 0o711, exist_ok=True)
-    if image >= 0:
-        mounts.place_tree(image, target)
-    elif all(layer.type in _QUICK and not layer.target for layer in layers):
-        rootfs.mount_image(layers, target)
-    else:
-        await apart(lambda: rootfs.mount_image(layers, target))

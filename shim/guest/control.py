@@ -42,10 +42,14 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 class Prepare(msgspec.Struct, tag=True, frozen=True):
-    """Everything that only the Create request knows. Carries stdin, stdout and stderr."""
+    """Everything that only the Create request knows. Carries stdin, stdout and stderr.
+
+    And the image behind them, if the shim has mounted it (`mounts.copy_tree`).
+    """
 
     rootfs: list[Mount]
     terminal: bool = False
+    mounted: bool = False
 
 
 class Execute(msgspec.Struct, tag=True, frozen=True):

@@ -86,7 +86,8 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
         # It is hardly a module, then: nothing is done that an OCI runtime would find in its way.
         prepared = _prepared(origin.channel, image, holds_pod=False)
         if _is_native(image, spec, visible):
-            tree = [mounts.copy_tree(image)] if prepared[0].rootfs else []
+            mounted = prepared[0].rootfs or prepared[0].mounted
+            tree = [mounts.copy_tree(image)] if mounted else []
             control.send(origin.channel, control.Native(), tree)
             cgroups.warm()  # for the runtime, which is about to move a process
             raise EOFError
@@ -136,7 +137,11 @@ def _prepared(
     prepare, stdio = control.receive(channel)
     if not isinstance(prepare, control.Prepare):
         raise EOFError
-    if not holds_pod:
+    if prepare.mounted:
+        tree = stdio.pop()
+        mounts.place_tree(tree, image)
+        os.close(tree)
+    elif not holds_pod:
         rootfs.mount_image(prepare.rootfs, image)
     return prepare, stdio
 

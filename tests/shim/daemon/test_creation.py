@@ -28,7 +28,7 @@ only_v2 = all(tree.is_v2 for tree in trees.hierarchies())
 
 @pytest.fixture
 async def shim(tmp_path: Path) -> AsyncIterator[Shim]:
-    started = Shim(tmp_path, ("exit3",))
+    started = Shim(tmp_path, ("exit3", "hello"))
     for name in ("hello", "idle"):
         shutil.copy(build(name, native=True), started.rootfs / name)
     for name in ("proc", "dev", "volume"):
@@ -167,12 +167,14 @@ def make_device(image: Path, rootfs: Path) -> str:
     not os.path.exists("/dev/loop-control") or shutil.which("mkfs.ext4") is None,
     reason="there are no loop devices, or there is nothing to format them",
 )
-@pytest.mark.parametrize("handler", ["auto", "native"])
-async def test_a_rootfs_on_a_device(shim: Shim, handler: str) -> None:
+@pytest.mark.parametrize(
+    ("program", "handler"), [("/hello", "auto"), ("/hello", "native"), ("/hello.wasm", "auto")]
+)
+async def test_a_rootfs_on_a_device(shim: Shim, program: str, handler: str) -> None:
     """It is mounted where that may take its time, and nothing holds it after Delete."""
     device = make_device(shim.directory / "image", shim.rootfs)
     try:
-        shim.bundle("x", **spec("/hello", annotations={HANDLER: handler}))
+        shim.bundle("x", **spec(program, annotations={HANDLER: handler}))
         rootfs = [Mount(type="ext4", source=device)]
         container = await Container.create(shim, "x", rootfs=rootfs)
         assert (await container.run()).stdout == "hello from pywasm\n"
