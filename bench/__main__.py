@@ -75,7 +75,7 @@ def _idle_pods(daemon: Containerd, kind: Kind, pods: int) -> dict[str, float]:
             subprocess.run(command, env=daemon.env, check=True, timeout=60)
             names.append(command[-2])
         eventually(lambda: len(daemon.processes()) >= 2 * pods)
-        time.sleep(1)  # what a start leaves running for a moment is not what idle pods cost
+        time.sleep(2)  # what a start leaves running for a moment is not what idle pods cost
         processes = daemon.processes()
         tasks = daemon.checked("task", "list").splitlines()[1:]
         inits = {int(line.split()[1]) for line in tasks}

@@ -11,6 +11,7 @@ queue, and ends. So does one that nobody asks any more because a newer build has
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 
+from shim import pages
 from shim.launcher import LISTENER
 from shim.linux import cgroups, credentials, files, readonly
 
@@ -49,6 +51,8 @@ def main() -> None:
     credentials.set_name("pywasm-zygote")
     os.chdir("/")
     os.umask(0o022)
+    # It holds names that only the imports looked up; to replace one writes to that name's page.
+    sys._clear_type_cache()
     try:
         rehearse(os.path.dirname(sys.argv[1]))
     except OSError:
@@ -56,6 +60,11 @@ def main() -> None:
     gc.collect()
     # Collections in a child then leave the shared pages alone.
     gc.freeze()
+    pages.close_pools()
+    try:
+        pages.keep()
+    except OSError:
+        sys.excepthook(*sys.exc_info())  # it only saves memory
     _serve(sock, sys.argv[1], _start_warmer())
 
 
@@ -66,9 +75,12 @@ def _preload() -> None:
     import shim.engines
     import shim.guest.entry
 
-    # The hook re-makes locks that other threads may have held, for 0.4 ms and 280 kB in each child.
+    # The hooks re-make locks that other threads may have held, for 0.4 ms and 280 kB in each child.
     # There are no other threads here, nor in any child by the time it clones one of its own.
     threading._after_fork.__code__ = (lambda: None).__code__  # type: ignore[attr-defined]
+    # logging's own lock is held over a fork, and to be released. The name is one of that module.
+    release = (lambda: _lock.release()).__code__  # type: ignore[name-defined] # noqa: F821, PLW0108
+    logging._after_at_fork_child_reinit_locks.__code__ = release  # type: ignore[attr-defined]
     shim.engines.preload()
 
 

@@ -23,6 +23,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     engine: str = ""
     """The engine that is tried first for containers that name none."""
+    merge_pages: bool = False
+    """Whether the kernel may merge equal pages of shims and guests, where KSM runs."""
 
 
 def read(path: str) -> Config:

@@ -9,6 +9,7 @@ import socket
 
 from oci.bundle import CONFIG, Outline, read_outline
 from oci.runtime import SpecError
+from shim import pages
 from shim.daemon import address, config, options
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.child import GuestError
@@ -82,6 +83,8 @@ def _start(
         artifacts = Artifacts(invocation.state_directory, engine, log)
         if runtime.shim_cgroup:
             options.join_shim_cgroup(runtime.shim_cgroup)
+        if settings.merge_pages:
+            pages.merge()
         _announce(connection, invocation, claim.address)
     except OSError:
         address.release(claim.path)

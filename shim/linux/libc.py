@@ -57,6 +57,27 @@ def system_call(*argtypes: Any) -> Any:
     return function
 
 
+_mmap = LIBC.mmap
+_mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_mmap.restype = ctypes.c_void_p
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+def memory_map(address: int, size: int, protection: int, flags: int, fd: int = -1) -> int:
+    """mmap(2) from the start of `fd`, or of nothing; returns the address. Raises OSError."""
+    mapped = _mmap(address, size, protection, flags, fd, 0)
+    if mapped is None or mapped == _MAP_FAILED:
+        fail("mmap")
+    return int(mapped)
+
+
 def fail(call: str, culprit: str | bytes | None = None, errno: int | None = None) -> NoReturn:
     """Raise the `OSError` subclass for errno (default: that of the last libc call)."""
     number = ctypes.get_errno() if errno is None else errno

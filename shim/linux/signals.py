@@ -12,12 +12,11 @@ long.
 from __future__ import annotations
 
 import ctypes
-import mmap
-import os
 import signal
 from collections.abc import Iterable
 from typing import Final
 
+from shim.linux import machine_code
 from shim.linux.libc import LIBC, fail
 
 # exit_group(128 + signo), as machine code. Position independent, touches no stack: it also works
@@ -62,40 +61,6 @@ _sigaction = LIBC.sigaction
 _sigaction.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _sigprocmask = LIBC.sigprocmask
 _sigprocmask.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_mmap = LIBC.mmap
-_mmap.argtypes = (
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-)
-_mmap.restype = ctypes.c_void_p
-_mprotect = LIBC.mprotect
-_mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_MAP_FAILED: Final = ctypes.c_void_p(-1).value
-
-
-def _make_handler() -> int:
-    """Put the code in a page that is first writable, then executable, never both; its address."""
-    code = _CODE[os.uname().machine]
-    page = _mmap(
-        None,
-        mmap.PAGESIZE,
-        mmap.PROT_READ | mmap.PROT_WRITE,
-        mmap.MAP_PRIVATE | mmap.MAP_ANON,
-        -1,
-        0,
-    )
-    if page is None or page == _MAP_FAILED:
-        fail("mmap", "signal handler")
-    ctypes.memmove(page, code, len(code))
-    # On aarch64 the kernel makes the instruction cache coherent when a page becomes executable.
-    if _mprotect(page, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC) < 0:
-        fail("mprotect", "signal handler")
-    return int(page)
-
 
 _handler: int | None = None
 
@@ -109,7 +74,7 @@ def exit_on(signals: Iterable[int]) -> None:
     """
     global _handler
     if _handler is None:
-        _handler = _make_handler()
+        _handler = machine_code.place(_CODE, "signal handler")
     # On the alternative stack, if the engine made one: the guest's own may be full.
     action = _Sigaction(handler=_handler, flags=_SA_ONSTACK)
     for signo in signals:

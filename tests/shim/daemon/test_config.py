@@ -17,11 +17,20 @@ def test_the_engine_of_the_node(tmp_path: Path) -> None:
         assert config.read(str(path)).engine == engine.name
 
 
+def test_pages_are_merged_only_where_it_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("")
+    assert not config.read(str(path)).merge_pages
+    path.write_text("merge_pages = true\n")
+    assert config.read(str(path)).merge_pages
+
+
 @pytest.mark.parametrize(
     ("text", "culprit"),
     [
         (b"engine = ", "Invalid value"),
         (b"engine = 3", "engine"),
+        (b"merge_pages = 1", "merge_pages"),
         (b'engine = "v8"', "v8"),
         (b'enigne = "wasmer"', "enigne"),
         (b'engine = "\xff"', "0xff"),

@@ -1,0 +1,28 @@
+"""A function that is brought along as machine code (library)."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Mapping
+
+from shim.linux.libc import LIBC, fail, memory_map
+
+_mprotect = LIBC.mprotect
+_mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def place(code: Mapping[str, bytes], what: str) -> int:
+    """Put this machine's code in a page that is first writable, then executable, never both.
+
+    Returns the page's address. Raises OSError (EACCES where memory may not become executable).
+    """
+    here = code[os.uname().machine]
+    writable = mmap.PROT_READ | mmap.PROT_WRITE
+    page = memory_map(0, mmap.PAGESIZE, writable, mmap.MAP_PRIVATE | mmap.MAP_ANON)
+    ctypes.memmove(page, here, len(here))
+    # On aarch64 the kernel makes the instruction cache coherent when a page becomes executable.
+    if _mprotect(page, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC) < 0:
+        fail("mprotect", what)
+    return page
