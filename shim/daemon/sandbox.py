@@ -41,6 +41,7 @@ from shim.ttrpc import Code, Context, Method, RpcError
 
 _CRI_CONFIG: Final = "runtime.v1.PodSandboxConfig"
 _SPEC: Final = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+_LINGER: Final = 0.05  # seconds
 _READY, _NOT_READY = "SANDBOX_READY", "SANDBOX_NOTREADY"
 
 # Go's names, as in an image index, for what uname(2) says.
@@ -185,7 +186,10 @@ class SandboxService:
             await sandbox.delete()
             self._sandbox = None
         self._tasks.sandbox = ""
-        self._tasks.dismiss(request.sandbox_id)
+        # Not at once: where the end of the connection follows the answer too soon, containerd's
+        # client may see the end alone, and fails the pod's removal.
+        loop = asyncio.get_running_loop()
+        loop.call_later(_LINGER, self._tasks.dismiss, request.sandbox_id)
         return api.ShutdownSandboxResponse()
 
     async def metrics(

@@ -402,6 +402,15 @@ async def test_shutdown_ends_all(pod: Pod) -> None:
     assert DeleteResponse.FromString(done.stdout).exit_status == 128 + signal.SIGKILL
 
 
+async def test_the_answer_to_shutdown_is_not_the_last_thing(pod: Pod) -> None:
+    """containerd's client may miss an answer that the end of the connection comes right after."""
+    await pod.run(PodSandboxConfig())
+    await pod.shut_down()
+    refused = await pod.refused("PingSandbox", api.PingRequest(sandbox_id=pod.id))
+    assert refused[0] is Code.NOT_FOUND
+    await pod.ended()
+
+
 # ---- cgroups
 
 
