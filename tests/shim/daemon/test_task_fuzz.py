@@ -480,7 +480,7 @@ def test_any_calls_in_any_order(lab: Lab) -> None:
     Tasks.lab = lab
     # One shim for all: what an example leaves behind is no smaller example's fault.
     phases = (Phase.generate,)
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(  # type: ignore[no-untyped-call, unused-ignore]
         Tasks, settings=settings(max_examples=25, stateful_step_count=30, phases=phases)
     )
 
