@@ -23,7 +23,7 @@ from shim.node.containerd_config import ConfigurationError
 from shim.node.registration import installation
 
 LABEL: Final = "pywasm.dev/runtime"
-"""What a node with the runtime is labelled with; deploy/runtimeclass.yaml selects it."""
+"""What a node with the runtime is labelled with; deploy/install/runtimeclass.yaml selects it."""
 
 ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
