@@ -7,6 +7,8 @@ import re
 
 from tests.cri.conftest import IMAGE, Kind
 from tests.cri.kubelet import Kubelet, Line
+from tests.cri.node import Node
+from tests.integration.versions import version_of
 
 
 def test_format(kubelet: Kubelet, kind: Kind) -> None:
@@ -18,13 +20,18 @@ def test_format(kubelet: Kubelet, kind: Kind) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+([+-]\d\d:\d\d|Z)", line.time)
 
 
-def test_both_streams(kubelet: Kubelet, kind: Kind) -> None:
+def test_both_streams(kubelet: Kubelet, kind: Kind, node: Node) -> None:
     pod = kubelet.run_pod(kind.handler)
     container = pod.run(IMAGE, kind.program("stdio"), "1", "both")
     container.finish()
     for stream in ("stdout", "stderr"):
         found = [line.text.strip() for line in container.lines() if line.stream == stream]
-        assert found == [str(number) for number in range(16384)], stream
+        expected = [str(number) for number in range(16384)]
+        if version_of(node.bin_dir or "").startswith("1.6"):
+            # It closes its end when it hears of the exit, and may not have read the last pipeful.
+            assert len(found) >= 16384 - 2048, stream
+            expected = expected[: len(found)]
+        assert found == expected, stream
 
 
 def test_rotation(kubelet: Kubelet, kind: Kind) -> None:
