@@ -59,11 +59,21 @@ class Child(Process):
                 self.artifacts.keep(answer.key, fds[0])
             elif isinstance(answer, control.Touch):
                 self.artifacts.touch(answer.key, verified=answer.verified)
+            elif isinstance(answer, control.Arrived):
+                self._follow(fds)
             else:
                 await self._serve(answer, fds)
 
     async def _serve(self, request: control.Message, fds: list[int]) -> None:
         """Answer what only some guests ask. Raises GuestError."""
+
+    def _follow(self, fds: list[int]) -> None:
+        """Go on with the sibling that the guest has become. Raises GuestError."""
+        try:
+            self.succeed(clone.adopt_sibling(*fds))
+        except ChildProcessError as error:
+            raise GuestError(f"the guest is none of ours: {error}", invalid=False) from None
+        self._tell(control.Continue())
 
     async def _compile(self, request: control.Compile, fds: list[int]) -> None:
         making = asyncio.ensure_future(self.artifacts.make(request, fds[0]))

@@ -92,23 +92,33 @@ class GuestExec(Exec):
     ) -> None:
         super().__init__(id, container, spec, stdio, log)
         self._guest = guest
+        self._coming: Child | None = None
+        """Its process, while that is outside of the container's PID namespace, or not ready."""
 
     async def _run(self, fds: list[int]) -> Child:
         if self.stdio.terminal and (size := decode_process(self._spec).console_size):
             self.stdio.resize(size.width, size.height)
-        child = _join(self._guest)
+        child = self._coming = _join(self._guest)
         child.watch()
         try:
             ready = await child.prepare(self._spec, fds, terminal=self.stdio.terminal)
         except BaseException:
             await child.discard()
             raise
+        finally:
+            self._coming = None
         self._log.debug(
             "exec", task=self.container_id, exec=self.id, pid=child.pid, engine=ready.engine
         )
         self.stdio.connect()
         await child.start()
         return child
+
+    async def discard(self) -> None:
+        """See `Exec.discard`."""
+        if self._coming is not None:
+            await self._coming.discard()
+        await super().discard()
 
 
 class _Joined(Child):
@@ -120,7 +130,7 @@ class _Joined(Child):
 
 
 def _join(guest: Guest) -> _Joined:
-    """Clone a guest into the PID namespace and the cgroup of another, whose rest it joins itself.
+    """Clone a guest into the cgroup of another, whose namespaces it joins itself.
 
     Raises OSError.
     """
@@ -137,10 +147,6 @@ def _join(guest: Guest) -> _Joined:
             if birth.placement is not None and birth.placement.cgroup.unified:
                 cgroup = birth.placement.cgroup.open_dir()
                 stack.callback(os.close, cgroup)
-            own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, own)
-            clone.setns(guest.pidfd, clone.CLONE_NEWPID)
-            stack.callback(clone.setns, own, clone.CLONE_NEWPID)
             child = clone.clone(lambda: live(birth), cgroup=cgroup)
     except OSError:
         ours.close()

@@ -158,12 +158,9 @@ async def _delete(cgroup: Cgroup) -> None:
 def _clone(birth: Birth) -> clone.Child:
     # Its own mounts are what keeps a guest out of the host's, so it has them without being asked.
     flags = clone.CLONE_NEWNS
-    pid_namespace = ""
     for namespace in birth.outline.namespaces:
         if not namespace.path:
             flags |= _NEW.get(namespace.type, 0)
-        elif namespace.type == "pid":
-            pid_namespace = namespace.path
     offsets = birth.outline.time_offsets
     with contextlib.ExitStack() as stack:
         if flags & clone.CLONE_NEWTIME and offsets:
@@ -174,15 +171,4 @@ def _clone(birth: Birth) -> clone.Child:
             birth.placement.cgroup.create()
             cgroup = birth.placement.cgroup.open_dir()
             stack.callback(os.close, cgroup)
-        if pid_namespace:
-            # A process cannot change its own PID namespace, only that of its children to come.
-            own = _open_namespace("/proc/self/ns/pid", stack)
-            clone.setns(_open_namespace(pid_namespace, stack), clone.CLONE_NEWPID)
-            stack.callback(clone.setns, own, clone.CLONE_NEWPID)
         return clone.clone(lambda: live(birth), flags, cgroup=cgroup)
-
-
-def _open_namespace(path: str, stack: contextlib.ExitStack) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
-    return fd

@@ -37,6 +37,25 @@ class Process:
         self.exited_at = 0
         """Nanoseconds since the epoch."""
 
+    def succeed(self, child: clone.Child) -> None:
+        """Be another process from now on, and end the one before. Raises ProcessLookupError."""
+        former, loop = self.pidfd, self._loop
+        if self.exited.done():
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+            former = child.pidfd
+        else:
+            signal.pidfd_send_signal(former, signal.SIGKILL)
+            loop.remove_reader(former)
+            self.pid, self.pidfd = child
+            loop.add_reader(self.pidfd, self._reap)
+
+        def bury() -> None:
+            loop.remove_reader(former)
+            clone.wait(former)
+            os.close(former)
+
+        loop.add_reader(former, bury)
+
     def kill(self, signum: int) -> None:
         """Send a signal. Raises ProcessLookupError if it has ended."""
         if self.exited.done():

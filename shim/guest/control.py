@@ -12,6 +12,8 @@ Runs in: shim and guest.
       | -- Native + rootfs ---------------------> |   only if the program is no module: the end
       | -- Isolated ----------------------------> |   only if there are hooks for this moment
       | <------------------------------- Continue |
+      | -- Arrived + pidfd ---------------------> |   only where others are in its PID namespace
+      | <------------------------------- Continue |
       | -- Ready or Failed(reason) -------------> |
       | <-- Start ------------------------------- |   (when containerd calls Start)
 
@@ -123,8 +125,15 @@ class Isolated(msgspec.Struct, tag=True, frozen=True):
     """The guest's namespaces and mounts are there, the old root too: the time for some hooks."""
 
 
+class Arrived(msgspec.Struct, tag=True, frozen=True):
+    """The guest is now another process, a sibling of the one that sends this.
+
+    Carries the new one's pidfd. The old one waits to be ended.
+    """
+
+
 class Continue(msgspec.Struct, tag=True, frozen=True):
-    """Answers Isolated."""
+    """Answers Isolated and Arrived."""
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):
@@ -155,6 +164,7 @@ Message: TypeAlias = (
     | Touch
     | Native
     | Isolated
+    | Arrived
     | Continue
     | Ready
     | Failed

@@ -16,7 +16,16 @@ from oci.bundle import Outline, read_spec
 from oci.linux import Resources
 from oci.runtime import Hook, Mount, Spec, SpecError
 from shim import hooks
-from shim.guest import annotations, control, entrypoint, privileges, program, rootfs, sandbox
+from shim.guest import (
+    annotations,
+    control,
+    entrypoint,
+    privileges,
+    program,
+    rootfs,
+    sandbox,
+    workdir,
+)
 from shim.guest.placement import Placement
 from shim.linux import cgroups, clone, keyring, mounts, procfs
 from shim.linux.network import bring_up_loopback
@@ -73,6 +82,7 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
         raise SpecError("process.args: expected at least one argument")
     proc = procfs.open_proc()
     privileges.check(spec)
+    identity = privileges.identity(spec.process, linux)
     image = os.path.join(birth.bundle, spec.root.path)
     mounts.isolate(image, linux.rootfs_propagation)
     visible = rootfs.visible_mounts(spec, origin.annotations.kernel_filesystems)
@@ -85,7 +95,7 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
     if undecided:
         # It is hardly a module, then: nothing is done that an OCI runtime would find in its way.
         prepared = _prepared(origin.channel, image, holds_pod=False)
-        if _is_native(image, spec, visible):
+        if _is_native(image, proc, spec, visible):
             mounted = prepared[0].rootfs or prepared[0].mounted
             tree = [mounts.copy_tree(image)] if mounted else []
             control.send(origin.channel, control.Native(), tree)
@@ -93,17 +103,19 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
             raise EOFError
     # First of what takes long, since on cgroup v1 it is waiting.
     _take_place(birth, linux.resources)
-    last = program.confinement(origin, linux.seccomp, None)
+    last = program.confinement(origin, linux.seccomp)
     keyring.new_session_keyring()
-    last = last._replace(user_namespace=privileges.open_user_namespace(spec))
-    _join_namespaces(birth.outline, network=origin.annotations.network)
+    last = last._replace(
+        user_namespace=privileges.open_user_namespace(spec),
+        pid_namespace=_join_namespaces(birth.outline, network=origin.annotations.network),
+    )
 
     prepare, stdio = prepared or _prepared(origin.channel, image, holds_pod=holds_pod)
     if holds_pod:
         root = sandbox.build(image, linux)
     else:
         root = rootfs.build(image, spec, visible)
-        if undecided and entrypoint.is_native(root, spec.process):
+        if undecided and entrypoint.is_native(root, proc, spec.process):
             # Out of a volume. Before any hook: an OCI runtime is about to run them.
             control.send(origin.channel, control.Native(placed=True))
             raise EOFError
@@ -118,13 +130,13 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
 
     privileges.apply_names(spec, proc)
     privileges.apply(spec.process, linux, proc)
-    os.close(proc)
     streams = program.Streams(stdio, prepare.terminal)
     if holds_pod:
-        ready = sandbox.become(origin.channel.fileno(), spec.process, streams, last)
+        ready = sandbox.become(origin, spec.process, streams, last)
     else:
-        program.enter_cwd(spec.process)
-        ready = program.load_module(origin, spec.process, visible, streams, last)
+        outlook = program.Outlook(rootfs.open_root("/"), proc, identity)
+        workdir.enter(spec.process, outlook.root, identity)
+        ready = program.load_module(origin, spec.process, visible, streams, last, outlook)
     if starting := spec.hooks.start_container:
         ready = ready._replace(message=msgspec.structs.replace(ready.message, hooked=True))
     return ready, starting
@@ -146,12 +158,12 @@ def _prepared(
     return prepare, stdio
 
 
-def _is_native(image: str, spec: Spec, visible: Sequence[Mount]) -> bool:
+def _is_native(image: str, proc: int, spec: Spec, visible: Sequence[Mount]) -> bool:
     """Whether the program is the kernel's, as far as that can be told from the image alone."""
     root = rootfs.open_root(image)
     try:
         covered = [mount.destination for mount in visible]
-        return entrypoint.is_native(root, spec.process, covered)
+        return entrypoint.is_native(root, proc, spec.process, covered)
     finally:
         os.close(root)
 
@@ -167,11 +179,15 @@ def _take_place(birth: Birth, resources: Resources) -> None:
         clone.unshare(clone.CLONE_NEWCGROUP)
 
 
-def _join_namespaces(outline: Outline, *, network: bool) -> None:
+def _join_namespaces(outline: Outline, *, network: bool) -> int | None:
+    """Join those that have a path; returns a descriptor of the PID namespace, for the last step."""
+    pid_namespace = None
     for namespace in outline.namespaces:
         if namespace.type == "network" and not network:
             continue
-        if namespace.path and namespace.type in _JOINED:
+        if namespace.path and namespace.type == "pid":
+            pid_namespace = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
+        elif namespace.path and namespace.type in _JOINED:
             fd = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
             clone.setns(fd, _JOINED[namespace.type])
             os.close(fd)
@@ -179,3 +195,4 @@ def _join_namespaces(outline: Outline, *, network: bool) -> None:
             bring_up_loopback()
     if not network:
         clone.unshare(clone.CLONE_NEWNET)
+    return pid_namespace

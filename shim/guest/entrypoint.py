@@ -7,10 +7,10 @@ cache are loaded.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci.runtime import Process
@@ -19,14 +19,14 @@ from shim.engines.base import HEADER, Engine, Module, ModuleError, check_header
 from shim.engines.cache import Artifact, Refusal, key
 from shim.engines.snapshot import snapshot
 from shim.guest import control
-from shim.linux.inside import open_inside
+from shim.linux.inside import read_inside
 from shim.linux.libc import describe
 
 if TYPE_CHECKING:
     from shim.guest.program import Origin
 
+_MISSING = (errno.ENOENT, errno.ENOTDIR)
 _NATIVE = (b"\x7fELF", b"#!")
-_READING = os.O_RDONLY | os.O_NONBLOCK  # a FIFO in the entrypoint's place must not hold us up
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -39,18 +39,19 @@ class Compiled(NamedTuple):
     reason: str
 
     @property
-    def mapped(self) -> bool:
-        """Whether `load` opens the artifact by its name, in the working directory."""
+    def can_be_mapped(self) -> bool:
+        """Whether `load` could open the artifact by its name."""
         return self.engine.maps and bool(self.artifact.name)
 
-    def load(self, function: str) -> Module:
+    def load(self, function: str, *, mapped: bool) -> Module:
         """Load the module, of which `function` can be run, and close the artifact.
 
-        Executes nothing of it. Raises ModuleError naming the entrypoint.
+        `mapped`, by its name in the working directory, it is shared with all who do so. Executes
+        nothing of it. Raises ModuleError naming the entrypoint.
         """
         try:
             # It may have been evicted since, and then has no name any more.
-            if self.mapped and os.path.exists(self.artifact.name):
+            if mapped and os.path.exists(self.artifact.name):
                 module = self.engine.load_file(self.artifact.name)
             else:
                 module = self.engine.load(self.artifact.read())
@@ -67,15 +68,24 @@ def split(argument: str) -> tuple[str, str]:
     return path, function or "_start"
 
 
-def compiled(origin: Origin, process: Process) -> Compiled:
-    """Find the entrypoint and get its artifact: cached, or made by a compiler of the shim.
+def open_module(process: Process, root: int, proc: int) -> int:
+    """Find the entrypoint inside `root`, and open it; `proc` is the host's /proc.
+
+    Raises ModuleError naming it.
+    """
+    path, _ = split(process.args[0])
+    _, fd = _find(path, process, root, proc)
+    return fd
+
+
+def compiled(origin: Origin, process: Process, fd: int) -> Compiled:
+    """Get the artifact of the open entrypoint, which is closed: cached, or made by a compiler.
 
     Where the container names no engine, the first one that takes the module is chosen, beginning
     with the preferred one. Raises ModuleError naming the entrypoint, EOFError if the shim is gone.
     """
     annotations, preferred = origin.annotations, origin.preferred_engine
     path, _ = split(process.args[0])
-    _, fd = _find(path, process)
     try:
         check_header(os.pread(fd, HEADER, 0), text=path.endswith(".wat"))
         module, digest = snapshot(fd)
@@ -134,7 +144,7 @@ def is_named_module(process: Process) -> bool:
     return path.endswith((".wasm", ".wat"))
 
 
-def is_native(root: int, process: Process, covered: Collection[str] = ()) -> bool:
+def is_native(root: int, proc: int, process: Process, covered: Collection[str] = ()) -> bool:
     """Tell whether a container's program is one for the kernel: an ELF file, or a script.
 
     As its first bytes say. `root` is the directory that is about to be the root. What cannot be
@@ -143,7 +153,7 @@ def is_native(root: int, process: Process, covered: Collection[str] = ()) -> boo
     """
     path, _ = split(process.args[0])
     try:
-        place, fd = _find(path, process, lambda place: open_inside(root, place, _READING))
+        place, fd = _find(path, process, root, proc)
     except ModuleError:
         return False
     try:
@@ -167,36 +177,30 @@ def _is_below(path: str, directory: str) -> bool:
     return os.path.commonpath((path, directory)) == directory
 
 
-def native(process: Process) -> str | None:
+def native(process: Process, root: int, proc: int) -> str | None:
     """Return the path of the program if it is one for the kernel to execute, and no module.
 
-    Raises ModuleError if there is none, OSError.
+    As root, for a program may be executed that cannot be read. Raises ModuleError if there is none,
+    OSError.
     """
-    path, fd = _find(process.args[0], process)
+    path, fd = _find(process.args[0], process, root, proc)
     try:
         return path if os.pread(fd, HEADER, 0).startswith(_NATIVE) else None
     finally:
         os.close(fd)
 
 
-def _open(place: str) -> int:
-    return os.open(place, _READING | os.O_CLOEXEC)
-
-
-def _find(path: str, process: Process, opener: Callable[[str], int] = _open) -> tuple[str, int]:
-    """Open the file that a command names; returns also where it was found."""
-    error: OSError | None = None
+def _find(path: str, process: Process, root: int, proc: int) -> tuple[str, int]:
+    """Open the file that a command names inside `root`; returns also where it was found."""
+    first = OSError(errno.ENOENT, "not found")
     for candidate in _places(path, process):
         try:
-            fd = opener(candidate)
-        except OSError as failure:
-            error = error or failure
-            continue
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            return candidate, fd
-        os.close(fd)
-        error = IsADirectoryError(0, "not a regular file")
-    reason = error.strerror if error else "not found"
+            return candidate, read_inside(root, candidate, proc)
+        except OSError as error:
+            # As execvp(3), which tells of what is missing only if there was nothing else.
+            if first.errno in _MISSING:
+                first = error
+    reason = str(first.strerror).removeprefix("openat2: ")
     raise ModuleError(f"entrypoint {path!r}: {reason}")
 
 

@@ -1,7 +1,8 @@
 """The life of a further process of a container, from its clone to its program. Runs in: guest.
 
-It joins the namespaces of the container's first process, and is confined as that is, except for
-what its own `process` says. The program may be a module of the same rootfs, or a native one.
+It joins the namespaces of the container's first process, the PID namespace last, and is confined as
+that is, except for what its own `process` says. The program may be a module of the same rootfs, or
+a native one.
 """
 
 import os
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from oci.bundle import read_spec
 from oci.runtime import CPUAffinity, Process, SpecError, decode_process
 from shim.engines.base import ModuleError
-from shim.guest import control, entrypoint, privileges, program, rootfs
+from shim.guest import control, entrypoint, privileges, program, rootfs, workdir
 from shim.guest.placement import Placement
-from shim.linux import clone, files, keyring, limits, procfs, scheduling, security_labels, signals
+from shim.linux import clone, keyring, limits, procfs, scheduling, security_labels, signals
 
 _KINDS = {
     "mnt": clone.CLONE_NEWNS,
@@ -37,7 +38,7 @@ class Birth:
 
 
 def live(birth: Birth) -> None:
-    """Become the program. Called in the cloned process, in the container's PID namespace."""
+    """Become the program. Called in the cloned process."""
     channel = birth.origin.channel
     run = None
     with program.telling(channel):
@@ -71,31 +72,37 @@ def _join(birth: Birth) -> program.Ready:
     if affinity.final:
         scheduling.set_affinity(affinity.final)
     keyring.new_session_keyring()
-    last = program.confinement(origin, spec.linux.seccomp, _enter_namespaces(birth.init, proc))
+    last = program.confinement(origin, spec.linux.seccomp)
+    user, pid = _enter_namespaces(birth.init, proc)
+    last = last._replace(user_namespace=user, pid_namespace=pid)
     privileges.apply(process, spec.linux, proc)
-    os.close(proc)
-    program.enter_cwd(process)
+    identity = privileges.identity(process, spec.linux)
+    outlook = program.Outlook(rootfs.open_root("/"), proc, identity)
+    workdir.enter(process, outlook.root, identity)
     streams = program.Streams(stdio, message.terminal)
-    path = entrypoint.native(process)
+    path = entrypoint.native(process, outlook.root, proc)
     if path is not None:
         return _native(origin, process, path, streams, last)
     visible = rootfs.visible_mounts(spec, origin.annotations.kernel_filesystems)
-    return program.load_module(origin, process, visible, streams, last)
+    return program.load_module(origin, process, visible, streams, last, outlook)
 
 
-def _enter_namespaces(init: clone.Child, proc: int) -> int | None:
-    """Join all but the user namespace; returns a descriptor of that, if it is another one."""
+def _enter_namespaces(init: clone.Child, proc: int) -> tuple[int | None, int | None]:
+    """Join all but two; returns descriptors of those, user and PID, if they are other ones."""
 
     def differs(kind: str) -> bool:
         theirs, ours = (os.stat(f"{who}/ns/{kind}", dir_fd=proc) for who in (init.pid, "self"))
         return not os.path.samestat(theirs, ours)
 
-    user = None
-    if differs("user"):
-        user = os.open(f"{init.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    def opened(kind: str) -> int | None:
+        if not differs(kind):
+            return None
+        return os.open(f"{init.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+
+    later = opened("user"), opened("pid")
     clone.setns(init.pidfd, sum(flag for kind, flag in _KINDS.items() if differs(kind)))
     os.close(init.pidfd)
-    return user
+    return later
 
 
 def _native(
@@ -103,13 +110,10 @@ def _native(
     process: Process,
     path: str,
     streams: program.Streams,
-    last: program.Confinement,
+    last: privileges.Confinement,
 ) -> program.Ready:
     """Become the user, ready to execute a program of the rootfs that is no module."""
-    program.take_streams(streams)
-    kept = [origin.channel.fileno()]
-    files.keep_only(kept if last.user_namespace is None else [*kept, last.user_namespace])
-    missing = privileges.drop(process, *last)
+    missing = program.settle(origin, process, streams, last)
     if not os.access(path, os.X_OK):
         raise ModuleError(f"entrypoint {process.args[0]!r}: Permission denied")
     environment = dict(variable.partition("=")[::2] for variable in process.env)

@@ -6,11 +6,12 @@ mounted in it.
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 
 from oci.runtime import Mount, Process
 from shim.engines.base import Grants, Preopen
 from shim.guest.annotations import PREFIX, Annotations, Listen
+from shim.linux.inside import open_directory
 
 _BACKLOG = 4096  # which the kernel bounds by net.core.somaxconn
 
@@ -33,43 +34,69 @@ def grant(
     process: Process,
     mounts: Iterable[Mount],
     annotations: Annotations,
+    root: int,
     cwd: int,
     listeners: list[int],
 ) -> Grants:
     """Return all that the guest gets besides its standard streams.
 
-    Opens the directories as the user that the guest runs as; takes `cwd`, the working directory,
-    over. Raises OSError naming the directory.
+    Opens the directories inside `root` as the user that the guest runs as. Takes that over, and
+    `cwd`, the working directory. Raises OSError naming the directory.
     """
-    preopens = {"/": _preopen("/", open_directory("/"))} if annotations.rootfs else {}
+    preopens: dict[str, Preopen] = {}
+    if annotations.rootfs:
+        preopens["/"] = _preopen("/", open_directory(root, "/"))
     for mount in mounts:
-        if os.path.isdir(mount.destination):
-            preopens[mount.destination] = _preopen(
-                mount.destination, open_directory(mount.destination)
-            )
+        try:
+            fd = open_directory(root, mount.destination)
+        except OSError:
+            continue  # a file, or nowhere that this user can go
+        preopens[mount.destination] = _preopen(mount.destination, fd)
+    chosen: dict[str, Preopen] = {}
     for extra in annotations.preopens:
         try:
-            fd = open_directory(extra.path)
+            fd = open_directory(root, extra.path)
         except OSError as error:
             name = f"annotations: {PREFIX}preopens: {extra.path}"
-            raise OSError(error.errno, error.strerror, name) from None
-        preopens[extra.name] = _preopen(extra.name, fd, readonly=extra.readonly)
-    start = os.path.normpath(process.cwd)
-    if start == "/":
-        os.close(cwd)
+            raise OSError(error.errno, os.strerror(error.errno or 0), name) from None
+        chosen[extra.name] = _preopen(extra.name, fd, readonly=extra.readonly)
+    os.close(root)
+    for name in preopens.keys() & chosen.keys():
+        os.close(preopens[name].fd)
+    granted = preopens | chosen
     return Grants(
         args=[os.fsencode(argument) for argument in process.args],
         env=[os.fsencode(variable) for variable in process.env],
-        preopens=list(preopens.values()),
-        cwd=None if start == "/" else _preopen(start, cwd),
+        preopens=list(granted.values()),
+        cwd=_start(os.path.normpath(process.cwd), cwd, granted, chosen),
         listeners=listeners,
         network=annotations.network,
     )
 
 
-def open_directory(path: str) -> int:
-    """Open a directory, but not for reading: who may list it is for the engine to find out."""
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def _start(
+    path: str, cwd: int, granted: Mapping[str, Preopen], chosen: Container[str]
+) -> Preopen | None:
+    """Return the working directory as a grant, which is no more than the preopen that it lies in.
+
+    If an annotation has chosen the root, or there is none, the directory `cwd` may be beyond what
+    is granted. Then what has its name is looked up as the guest would; it may be nothing.
+    """
+    if path == "/" or "/" not in granted:
+        os.close(cwd)
+        return None
+    name = max((name for name in granted if _is_below(path, name)), key=len)
+    if "/" in chosen:
+        os.close(cwd)
+        try:
+            cwd = open_directory(granted[name].fd, os.path.relpath(path, name))
+        except OSError:
+            return None
+    return _preopen(path, cwd, readonly=name in chosen and granted[name].readonly)
+
+
+def _is_below(path: str, name: str) -> bool:
+    return name.startswith("/") and f"{path}/".startswith(os.path.join(os.path.normpath(name), ""))
 
 
 def _preopen(name: str, fd: int, *, readonly: bool = False) -> Preopen:

@@ -6,6 +6,8 @@ but with all privileges, `drop` for good.
 
 import os
 import signal
+from collections.abc import Callable
+from typing import NamedTuple
 
 from oci.linux import Linux, Seccomp
 from oci.runtime import Process, Spec, SpecError
@@ -22,6 +24,18 @@ from shim.linux import (
 )
 
 
+class Confinement(NamedTuple):
+    """What is imposed at the very end: namespaces to enter, and a seccomp filter.
+
+    Descriptors of a user namespace, and of a PID namespace that others are in.
+    """
+
+    user_namespace: int | None = None
+    pid_namespace: int | None = None
+    filter: bytes = b""
+    flags: int = 0
+
+
 def check(spec: Spec) -> None:
     """Raise SpecError for what this machine could not enforce, or must not."""
     process, linux = spec.process, spec.linux
@@ -31,6 +45,20 @@ def check(spec: Spec) -> None:
     security_labels.check(process.apparmor_profile, process.selinux_label, linux.mount_label)
     user_namespace.check(linux)
     limits.check_rlimits(process.rlimits)
+
+
+def identity(process: Process, linux: Linux) -> credentials.Identity:
+    """Who the program is going to be, in the host's ids, for `credentials.acting_as`.
+
+    Raises SpecError for an id that is not mapped.
+    """
+    user, ids = process.user, user_namespace.ids(linux)
+    capabilities = credentials.effective_capabilities(process)
+    if ids.uids:
+        # They are about files of mapped owners then; out here they would be about all.
+        capabilities -= credentials.FILE_CAPABILITIES
+    groups = tuple(ids.gid(gid) for gid in user.additional_gids)
+    return credentials.Identity(ids.uid(user.uid), ids.gid(user.gid), groups, capabilities)
 
 
 def open_user_namespace(spec: Spec) -> int | None:
@@ -88,23 +116,25 @@ def apply(process: Process, linux: Linux, proc: int) -> None:
         security_labels.apply_selinux(process.selinux_label, proc)
 
 
-def drop(process: Process, namespace: int | None, program: bytes, flags: int) -> list[str]:
+def drop(process: Process, last: Confinement, arrive: Callable[[], None]) -> list[str]:
     """Become the user, with the capabilities and under the filter of the spec.
 
-    `program` is empty where the spec has no seccomp. Returns the capabilities that could not be
-    granted. Raises OSError.
+    `arrive` makes this process one of the PID namespace that it has entered for its children.
+    Returns the capabilities that could not be granted. Raises OSError, and what `arrive` does.
     """
-    if namespace is not None:
-        user_namespace.enter(namespace)
-        os.close(namespace)
-    if program and not process.no_new_privileges:
+    if last.user_namespace is not None:
+        user_namespace.enter(last.user_namespace)
+        os.close(last.user_namespace)
+    if last.filter and not process.no_new_privileges:
         # It takes a privilege that is about to go. Otherwise it comes last, as under runc.
-        seccomp.install(program, flags)
+        seccomp.install(last.filter, last.flags)
     missing = credentials.become(process)
+    if last.pid_namespace is not None:
+        arrive()
     # The kernel forgets it when credentials change.
     credentials.set_pdeathsig(signal.SIGKILL)
-    if program and process.no_new_privileges:
-        seccomp.install(program, flags)
+    if last.filter and process.no_new_privileges:
+        seccomp.install(last.filter, last.flags)
     return missing
 
 

@@ -20,7 +20,9 @@ from shim.engines.base import ModuleError, internal_error
 from shim.engines.cache import ArtifactCache, write_artifact
 from shim.guest import control, entrypoint, grants, privileges
 from shim.guest.annotations import Annotations
-from shim.linux import credentials, files, seccomp, signals
+from shim.guest.arrival import arrive
+from shim.guest.privileges import Confinement
+from shim.linux import clone, credentials, files, seccomp, signals
 
 _ENDING = (
     signal.SIGHUP,
@@ -56,12 +58,15 @@ class Origin:
         return ArtifactCache(self.artifacts, touch=touch)
 
 
-class Confinement(NamedTuple):
-    """What is imposed at the very end: a user namespace to enter, and a seccomp filter."""
+class Outlook(NamedTuple):
+    """How a guest that has entered the container's root looks into it before it is confined.
 
-    user_namespace: int | None
-    filter: bytes
-    flags: int
+    Descriptors of that root and of the host's /proc; and who the program is going to be.
+    """
+
+    root: int
+    proc: int
+    identity: credentials.Identity
 
 
 class Streams(NamedTuple):
@@ -118,17 +123,17 @@ def await_start(channel: socket.socket, ready: control.Ready) -> None:
         raise EOFError
 
 
-def confinement(origin: Origin, profile: Seccomp | None, user_namespace: int | None) -> Confinement:
+def confinement(origin: Origin, profile: Seccomp | None) -> Confinement:
     """Make a profile's filter; a new one goes to the shim, who keeps it for the next guest."""
     if profile is None:
-        return Confinement(user_namespace, b"", 0)
+        return Confinement()
     key, filter_, cached = privileges.load_filter(profile, origin.cache())
     if not cached:
         kept = os.memfd_create("filter", os.MFD_CLOEXEC)
         write_artifact(kept, key, filter_)
         control.send(origin.channel, control.Keep(key), [kept])
         os.close(kept)
-    return Confinement(user_namespace, filter_, seccomp.flag_bits(profile))
+    return Confinement(filter=filter_, flags=seccomp.flag_bits(profile))
 
 
 def load_module(
@@ -137,47 +142,66 @@ def load_module(
     visible: Sequence[Mount],
     streams: Streams,
     last: Confinement,
+    outlook: Outlook,
 ) -> Ready:
     """Become the user, load the module, and give it what it is granted.
 
     In the container's root and the program's working directory. Raises ModuleError, OSError,
     SpecError, EOFError.
     """
-    compiled = entrypoint.compiled(origin, process)
-    here = grants.open_directory(".")
-    if compiled.mapped:
+    with credentials.acting_as(outlook.identity):
+        file = entrypoint.open_module(process, outlook.root, outlook.proc)
+        listeners = [grants.listen(address) for address in origin.annotations.listen]
+    compiled = entrypoint.compiled(origin, process, file)
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    kept = [compiled.artifact.fd, outlook.root, here, *listeners]
+    # A working directory is in reach of others in the PID namespace, see `arrival`.
+    mapped = compiled.can_be_mapped and last.pid_namespace is None
+    if mapped:
         # The user who the guest is about to become cannot enter it any more, only be there.
         os.fchdir(origin.artifacts)
-    take_streams(streams)
-    kept = [origin.channel.fileno(), compiled.artifact.fd, here]
-    files.keep_only(kept if last.user_namespace is None else [*kept, last.user_namespace])
-    listeners = [grants.listen(address) for address in origin.annotations.listen]
-    missing = privileges.drop(process, *last)
+    missing = settle(origin, process, streams, last, kept)
     path, function = entrypoint.split(process.args[0])
     credentials.set_name(os.path.basename(path))
-    module = compiled.load(function)
-    if compiled.mapped:
+    module = compiled.load(function, mapped=mapped)
+    if mapped:
         _leave(here)
-    granted = grants.grant(process, visible, origin.annotations, here, listeners)
+    granted = grants.grant(process, visible, origin.annotations, outlook.root, here, listeners)
     message = control.Ready(compiled.engine.name, compiled.reason, missing)
     return Ready(message, lambda: module.run(granted, function))
 
 
-def take_streams(streams: Streams) -> None:
-    """Make them descriptors 0, 1 and 2, and a terminal the one that controls this session."""
+def settle(
+    origin: Origin,
+    process: Process,
+    streams: Streams,
+    last: Confinement,
+    kept: Sequence[int] = (),
+) -> list[str]:
+    """Become the program's user, confined for good, with its streams and the descriptors `kept`.
+
+    Returns the capabilities that could not be granted. Raises OSError, EOFError.
+    """
     for target, fd in enumerate(streams.fds):
         os.dup2(fd, target)
-    if streams.terminal:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    if last.pid_namespace is not None:
+        clone.setns(last.pid_namespace, clone.CLONE_NEWPID)
+    elif streams.terminal:
+        _control_terminal()
+    kept = [origin.channel.fileno(), *kept]
+    files.keep_only(kept if last.user_namespace is None else [*kept, last.user_namespace])
+
+    def arriving() -> None:
+        arrive(origin.channel)
+        if streams.terminal:
+            _control_terminal()
+
+    return privileges.drop(process, last, arriving)
 
 
-def enter_cwd(process: Process) -> None:
-    """Go to the working directory, which is made if the image has none. Raises OSError."""
-    try:
-        os.chdir(process.cwd)
-    except FileNotFoundError:
-        os.makedirs(process.cwd, 0o755, exist_ok=True)
-        os.chdir(process.cwd)
+def _control_terminal() -> None:
+    """Let standard input be the terminal that controls this session, which has none yet."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def _leave(here: int) -> None:

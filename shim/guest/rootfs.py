@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 
 from oci.runtime import Mount, Spec
+from shim.guest import workdir
 from shim.guest.annotations import KERNEL_FILESYSTEMS
 from shim.guest.control import Mount as RootfsMount
 from shim.linux import devices, mapped_rootfs, masks, mounts, spec_mounts, user_namespace
@@ -36,11 +37,12 @@ def build(path: str, spec: Spec, visible: Sequence[Mount]) -> int:
         # An image's own /dev is left as it is: nobody asked for another.
         devices.create(root, linux.devices, ids)
         devices.create_links(root, ids)
+    workdir.make(spec.process, root, ids.root())
+    # Only now: mount points that an image does not have were to be made.
     spec_mounts.seal(root, visible)
     masks.mask(root, linux.masked_paths, linux.mount_label)
     masks.make_readonly(root, linux.readonly_paths)
     if spec.root.readonly:
-        # Only now: mount points that an image does not have were to be made.
         mounts.seal(root)
     return root
 

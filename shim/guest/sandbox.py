@@ -16,8 +16,9 @@ from typing import Final
 
 from oci.linux import Linux
 from oci.runtime import Process
-from shim.guest import control, privileges, program
-from shim.linux import files, mounts, security_labels, signals
+from shim.guest import control, program
+from shim.guest.privileges import Confinement
+from shim.linux import mounts, security_labels, signals
 
 _NAME: Final = "pywasm-sandbox"
 _TMPFS: Final = "mode=755,size=64k,nr_inodes=4"
@@ -70,13 +71,10 @@ def build(rootfs: str, linux: Linux) -> int:
 
 
 def become(
-    channel: int, process: Process, streams: program.Streams, last: program.Confinement
+    origin: program.Origin, process: Process, streams: program.Streams, last: Confinement
 ) -> program.Ready:
     """Become the user, ready to hold the namespaces. Raises OSError."""
-    program.take_streams(streams)
-    kept = [channel]
-    files.keep_only(kept if last.user_namespace is None else [*kept, last.user_namespace])
-    missing = privileges.drop(process, *last)
+    missing = program.settle(origin, process, streams, last)
 
     def run() -> None:
         signals.reset_signals(keep=())

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
+from shim.linux.files import read_small
 from shim.linux.libc import LIBC, NUMBERS, describe, fail
 from shim.linux.signals import FAULTS, Handlers, handlers, restore
 
@@ -32,6 +33,7 @@ CLONE_NEWNET: Final = 0x40000000
 _NEW: Final = {name: flag for name, flag in globals().items() if name.startswith("CLONE_NEW")}
 
 _CLONE_PIDFD: Final = 0x00001000
+_CLONE_PARENT: Final = 0x00008000
 _CLONE_CHILD_CLEARTID: Final = 0x00200000
 _CLONE_CHILD_SETTID: Final = 0x01000000
 _CLONE_CLEAR_SIGHAND: Final = 0x100000000
@@ -48,6 +50,9 @@ _CLONE_ARGS: Final = struct.Struct("=11Q")
 _clone3 = ctypes.PyDLL(None, use_errno=True).syscall
 _clone3.argtypes = (ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t)
 _clone3.restype = ctypes.c_long
+_clone = ctypes.PyDLL(None, use_errno=True).syscall
+_clone.argtypes = (ctypes.c_long, *[ctypes.c_ulong] * 5)
+_clone.restype = ctypes.c_long
 
 _before_fork = ctypes.pythonapi.PyOS_BeforeFork
 _after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
@@ -88,6 +93,25 @@ def adopt(pid: int) -> Child:
     return child
 
 
+def adopt_sibling(pidfd: int) -> Child:
+    """Take on what a child of ours has made by `sibling`; the descriptor is taken over.
+
+    Needs /proc. Raises ChildProcessError for a process that is no child of ours, or already known.
+    """
+    pid = pid_of(pidfd)
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if pid in _children:
+        raise ChildProcessError(errno.ECHILD, "a child that is known")
+    _children.add(pid)
+    return Child(pid, pidfd)
+
+
+def pid_of(pidfd: int) -> int:
+    """Return the pid of a pidfd's process, as /proc numbers it; -1 if that has ended."""
+    info = read_small(f"/proc/self/fdinfo/{pidfd}").splitlines()
+    return next(int(line.split()[1]) for line in info if line.startswith(b"Pid:"))
+
+
 def is_awaited(pid: int) -> bool:
     """Whether a child of this process is one that somebody here will `wait` for.
 
@@ -114,19 +138,14 @@ def clone(entry: Callable[[], None], flags: int = 0, *, cgroup: int | None = Non
     born in, it is done in parts. Raises OSError (clone(2)).
     """
     pidfd = ctypes.c_int(-1)
-    kernel_flags = flags | _CLONE_PIDFD | _CLONE_CLEAR_SIGHAND
-    # libc keeps a thread's own id in memory (it owns recursive mutexes by that name); fork(3) has
-    # the kernel update it in the child, and so do we, where the kernel tells the address
-    # (CONFIG_CHECKPOINT_RESTORE).
-    tid_address = ctypes.c_ulong()
-    if _prctl(_PR_GET_TID_ADDRESS, ctypes.addressof(tid_address), 0, 0, 0) == 0:
-        kernel_flags |= _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID
+    tid_flags, tid_address = _thread_id()
+    kernel_flags = flags | tid_flags | _CLONE_PIDFD | _CLONE_CLEAR_SIGHAND
     if cgroup is not None:
         kernel_flags |= _CLONE_INTO_CGROUP
     args = _CLONE_ARGS.pack(
         kernel_flags,
         ctypes.addressof(pidfd),
-        tid_address.value,
+        tid_address,
         0,
         signal.SIGCHLD,
         *(0, 0, 0, 0, 0),
@@ -154,6 +173,48 @@ def clone(entry: Callable[[], None], flags: int = 0, *, cgroup: int | None = Non
         fail("clone3", _names(flags) or None, error)
     _children.add(pid)
     return Child(pid, pidfd.value)
+
+
+def sibling() -> Child | None:
+    """Split this process in two, as fork(2), of which this one's parent is the parent of both.
+
+    Returns the new one's pid and pidfd to the old one, and None in the new one, which has the same
+    signal handlers. It is born in the PID namespace that this process has entered for its children
+    (`setns`). By clone(2), which filters of system calls allow more often than clone3. The calling
+    process must have no other thread. Raises OSError: ENOMEM where that namespace has ended.
+    """
+    pidfd = ctypes.c_int(-1)
+    tid_flags, tid_address = _thread_id()
+    flags = _CLONE_PARENT | _CLONE_PIDFD | tid_flags | signal.SIGCHLD
+    last = (0, tid_address) if os.uname().machine == "aarch64" else (tid_address, 0)
+    mask = _sigset()
+    _sigprocmask(signal.SIG_SETMASK, _ALL_SIGNALS, mask)
+    try:
+        _before_fork()
+        pid = _clone(NUMBERS["clone"], flags, 0, ctypes.addressof(pidfd), *last)
+        if pid == 0:
+            _after_fork_child()
+            _children.clear()
+            return None
+        error = ctypes.get_errno()
+        _after_fork_parent()
+    finally:
+        _sigprocmask(signal.SIG_SETMASK, mask, None)
+    if pid < 0:
+        fail("clone", errno=error)
+    return Child(pid, pidfd.value)
+
+
+def _thread_id() -> tuple[int, int]:
+    """Flags, and an address, with which the kernel writes a new process's id where libc has it.
+
+    libc owns recursive mutexes by that name, and fork(3) has it updated, too. No flags where the
+    kernel does not tell the address (CONFIG_CHECKPOINT_RESTORE).
+    """
+    address = ctypes.c_ulong()
+    if _prctl(_PR_GET_TID_ADDRESS, ctypes.addressof(address), 0, 0, 0) != 0:
+        return 0, 0
+    return _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID, address.value
 
 
 def _fork(entry: Callable[[], None], flags: int, traps: Handlers) -> Child:

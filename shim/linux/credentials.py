@@ -17,8 +17,9 @@ import functools
 import os
 import resource
 import struct
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, NamedTuple
 
 from oci.runtime import Process
 from shim.linux.libc import LIBC, NUMBERS, fail, system_call
@@ -67,6 +68,10 @@ CAPABILITIES: Final = (
     "CAP_CHECKPOINT_RESTORE",
 )
 """capabilities(7), in the order of the kernel's numbers."""
+FILE_CAPABILITIES: Final = frozenset(
+    ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID")
+)
+"""Those that override permissions of files."""
 _NUMBER: Final = {name: number for number, name in enumerate(CAPABILITIES)}
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -97,12 +102,63 @@ _SETS: Final = struct.Struct("=6I")
 
 _syscall = system_call(ctypes.c_char_p, ctypes.c_char_p)
 
+_setfsuid = LIBC.setfsuid
+_setfsuid.argtypes = (ctypes.c_uint,)
+_setfsgid = LIBC.setfsgid
+_setfsgid.argtypes = (ctypes.c_uint,)
 _prctl = LIBC.prctl
 _prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 _sethostname = LIBC.sethostname
 _sethostname.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
 _setdomainname = LIBC.setdomainname
 _setdomainname.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+
+
+class Identity(NamedTuple):
+    """Who a process acts as for a while: ids of the host, and effective capabilities."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    capabilities: frozenset[str] = frozenset()
+
+
+@contextmanager
+def acting_as(identity: Identity) -> Iterator[None]:
+    """Access files, and use capabilities, as somebody else in the block; 40 µs.
+
+    For a process that is root and alone. Its user stays root's, so nobody else can signal or trace
+    it meanwhile. Raises OSError (setfsuid(2), capset(2)).
+    """
+    groups, held = os.getgroups(), _held()
+    try:
+        os.setgroups(identity.groups)
+        _set_filesystem_ids(identity.uid, identity.gid)
+        # After the ids, a change of which also changes this set.
+        _capset(held & _bits(identity.capabilities), held, 0)
+        yield
+    finally:
+        _capset(held, held, 0)
+        _set_filesystem_ids(0, 0)
+        os.setgroups(groups)
+
+
+def _set_filesystem_ids(uid: int, gid: int) -> None:
+    for set_id, number, name in ((_setfsgid, gid, "gid"), (_setfsuid, uid, "uid")):
+        set_id(number)
+        # It tells nothing but what it was before; an id that there is not changes nothing.
+        if set_id(0xFFFFFFFF) & 0xFFFFFFFF != number:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), f"{name} {number}")
+
+
+def effective_capabilities(process: Process) -> frozenset[str]:
+    """What `become` leaves in force, if the kernel allows all that is asked for."""
+    sets = process.capabilities
+    if process.user.uid == 0:
+        return frozenset(sets.effective).intersection(sets.permitted)
+    # What execve(2) leaves to another user than root. Clients write the same sets for every
+    # user, and rely on that one who is not root does not get them.
+    return frozenset(sets.permitted).intersection(sets.inheritable, sets.ambient)
 
 
 def become(process: Process) -> list[str]:
@@ -117,17 +173,12 @@ def become(process: Process) -> list[str]:
     # The umask of whoever started containerd is nobody's business; runc has the same one.
     umask = _UMASK if user.umask is None else user.umask
     set_user(user.uid, user.gid, user.additional_gids, umask, keep_capabilities=True)
-    effective, permitted = capabilities.effective, capabilities.permitted
-    if user.uid != 0:
-        # What execve(2) leaves to another user than root. Clients write the same sets for every
-        # user, and rely on that one who is not root does not get them.
-        survivors = set(permitted).intersection(capabilities.inheritable, capabilities.ambient)
-        effective = permitted = tuple(survivors)
+    effective = effective_capabilities(process)
     missing = set_capabilities(
         bounding=capabilities.bounding,
-        effective=effective,
+        effective=capabilities.effective if user.uid == 0 else effective,
         inheritable=capabilities.inheritable,
-        permitted=permitted,
+        permitted=capabilities.permitted if user.uid == 0 else effective,
         ambient=capabilities.ambient,
     )
     if process.no_new_privileges:
@@ -233,7 +284,7 @@ def _last_capability() -> int:
     return 63
 
 
-def _bits(names: set[str]) -> int:
+def _bits(names: Iterable[str]) -> int:
     return sum(1 << _NUMBER[name] for name in names if name in _NUMBER)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections import deque
 from typing import Final, NamedTuple
 
@@ -27,6 +28,26 @@ class Owner(NamedTuple):
 def open_inside(root: int, path: str, flags: int = os.O_PATH, resolve: int = 0) -> int:
     """Open a path inside the directory `root`, close-on-exec. Raises OSError (openat2(2))."""
     return openat2(root, path, flags, resolve=_INSIDE | resolve)
+
+
+def open_directory(root: int, path: str) -> int:
+    """Open a directory inside `root`, O_PATH: whether it may be listed its user will find out."""
+    return open_inside(root, path, os.O_PATH | os.O_DIRECTORY)
+
+
+def read_inside(root: int, path: str, proc: int) -> int:
+    """Open a regular file inside `root` for reading, close-on-exec; `proc` is the host's /proc.
+
+    What it is, is known before it is opened: to open a device can be a deed in itself. Raises
+    OSError, for anything else than a regular file too.
+    """
+    found = open_inside(root, path)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return os.open(f"self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    finally:
+        os.close(found)
 
 
 def create_inside(root: int, path: str, *, is_dir: bool, owner: Owner | None = None) -> int:
@@ -53,7 +74,7 @@ def split_inside(root: int, path: str, owner: Owner | None = None) -> tuple[int,
         raise OSError(errno.EINVAL, "the path has no name at its end", path)
     parent = "/".join(parents)
     if not parent:
-        return open_inside(root, ".", os.O_PATH | os.O_DIRECTORY), name
+        return open_directory(root, "."), name
     return create_inside(root, parent, is_dir=True, owner=owner), name
 
 
@@ -97,7 +118,7 @@ def _open_made(root: int, path: str, is_dir: bool, owner: Owner | None) -> int:
             continue
         # One name at a time: neither mkdir nor O_EXCL follows a symlink, and the kernel vouches for
         # the directory. A symlink we follow ourselves, because its target may be missing, too.
-        parent = open_inside(root, "/".join(done) or ".", os.O_PATH | os.O_DIRECTORY)
+        parent = open_directory(root, "/".join(done) or ".")
         try:
             link = _create(parent, name, is_dir=is_dir or bool(todo), owner=owner)
         finally:

@@ -19,7 +19,6 @@ from typing import Final, NamedTuple
 from oci.decoding import SpecError
 from oci.linux import IDMapping, Linux
 from shim.linux import clone
-from shim.linux.files import read_small
 from shim.linux.inside import Owner
 
 _NS_GET_USERNS: Final = 0xB701
@@ -102,7 +101,7 @@ def create(uids: Sequence[IDMapping], gids: Sequence[IDMapping]) -> int:
     child = clone.clone(signal.pause, clone.CLONE_NEWUSER)
     try:
         # Not `child.pid`: /proc may number processes for another PID namespace than ours.
-        directory = f"/proc/{_pid_in_proc(child.pidfd)}"
+        directory = f"/proc/{clone.pid_of(child.pidfd)}"
         write_mappings(directory, uids, gids)
         return os.open(f"{directory}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
@@ -141,8 +140,3 @@ def enter(fd: int) -> None:
     OSError: EINVAL for the namespace that this process is in, EPERM for one that is not below it.
     """
     clone.setns(fd, clone.CLONE_NEWUSER)
-
-
-def _pid_in_proc(pidfd: int) -> int:
-    info = read_small(f"/proc/self/fdinfo/{pidfd}").splitlines()
-    return next(int(line.split()[1]) for line in info if line.startswith(b"Pid:"))

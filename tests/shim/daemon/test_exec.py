@@ -92,6 +92,13 @@ class Running:
         assert (await self.delete(exec_id)).exit_status == status
         return ended
 
+    async def attempt(self, exec_id: str, *args: str, **process: Any) -> Ended | None:
+        """Run it; None if it is refused."""
+        try:
+            return await self.run(exec_id, *args, **process)
+        except RpcError:
+            return None
+
 
 async def running(shim: Shim, **spec: Any) -> Running:
     cgroup = f"/pywasm-test-{uuid.uuid4().hex[:12]}"
@@ -338,3 +345,90 @@ async def test_many_at_once(shim: Shim) -> None:
 
     ended = await asyncio.gather(*(one(number) for number in range(20)))
     assert [e.stdout for e in ended] == [f"{number}\n" for number in range(20)]
+
+
+TURNING = {
+    "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+    "annotations": {"dev.pywasm.kernel-filesystems": "proc"},
+}
+
+
+@pytest.mark.parametrize("uid", [0, 65532])
+async def test_a_working_directory_that_is_turned_to_whoever_comes(shim: Shim, uid: int) -> None:
+    """The first program points /w to the root of the newest process that it sees."""
+    shutil.copy(build("cwd_turner"), shim.rootfs / "cwd_turner.wasm")
+    (shim.rootfs / "w").symlink_to(".")
+    shim.rootfs.chmod(0o777)
+    secret = shim.directory / "secret"
+    secret.write_text("of the host alone")
+    user = {"uid": uid, "gid": uid}
+    process = {"args": ["/cwd_turner.wasm"], "cwd": "/w", "user": user}
+    container = await running(shim, process=process, **TURNING)
+    first = (await container.state("")).pid
+    ended = []
+    for number in range(30):
+        pair = [Running(shim, container.client) for _ in range(2)]
+        arguments = ("/probe.wasm", "read", f".{secret}", "write", f".{shim.directory}/made")
+        ended += await asyncio.gather(
+            *(one.attempt(f"e{number}-{i}", *arguments, cwd="/w") for i, one in enumerate(pair))
+        )
+    said = {line for one in ended if one for line in one.stdout.splitlines()}
+    assert said <= {"ENOENT", "EACCES", "ENOTCAPABLE"}
+    assert not (shim.directory / "made").exists()
+    assert os.path.exists(f"/proc/{first}")
+
+
+async def test_who_is_seen_in_the_container_has_left_the_host(shim: Shim) -> None:
+    """Whatever is in its PID namespace has its root, its user and none but its capabilities."""
+    container = await running(shim)
+    first = (await container.state("")).pid
+    namespace = os.stat(f"/proc/{first}/ns/pid").st_ino
+    host, root = os.stat("/"), os.stat(f"/proc/{first}/root/.")
+    seen: set[tuple[bool, bool, str, str]] = set()
+    over = asyncio.Event()
+
+    async def watch() -> None:
+        while not over.is_set():
+            await asyncio.sleep(0)
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                try:
+                    if os.stat(f"/proc/{pid}/ns/pid").st_ino != namespace or int(pid) == first:
+                        continue
+                    there = os.stat(f"/proc/{pid}/root/.")
+                    cwd = os.readlink(f"/proc/{pid}/cwd")
+                    status = Path(f"/proc/{pid}/status").read_text()
+                except OSError:
+                    continue
+                words = status.split()
+                who, capabilities = (words[words.index(n) + 1] for n in ("Uid:", "CapPrm:"))
+                at_host = os.path.samestat(there, host)
+                seen.add((at_host, os.path.samestat(there, root), who, capabilities))
+                assert "artifacts" not in cwd or "(unreachable)" not in cwd
+
+    watching = asyncio.create_task(watch())
+    for number in range(8):
+        program = ("/native", "/idle.wasm")[number % 2]
+        await container.add(f"e{number}", program, user={"uid": 65532, "gid": 65532})
+        await container.start(f"e{number}")
+    over.set()
+    await watching
+    assert seen == {(False, True, "65532", "0000000000000000")}
+
+
+async def test_a_process_of_another_is_not_taken_over(shim: Shim) -> None:
+    """The pid of an exec is its own, in the container's namespace a new one."""
+    container = await running(shim)
+    await container.add("e", "/idle.wasm")
+    pid = await container.start("e")
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert next(line for line in status.splitlines() if line.startswith("NSpid")).split()[2] == "2"
+    assert f"\nPPid:\t{_parent((await container.state('')).pid)}\n" in status
+    session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[3]
+    assert int(session) == pid
+    await container.kill("e", signal.SIGKILL)
+    assert await container.wait("e") == 137
+
+
+def _parent(pid: int) -> str:
+    words = Path(f"/proc/{pid}/status").read_text().split()
+    return words[words.index("PPid:") + 1]

@@ -16,6 +16,8 @@ from tests.shim.task_api import Container, Shim, call
 
 ENGINES = [engine.name for engine in engines()]
 GUESTS = ("probe", "spin", "idle")
+BIND = "CAP_NET_BIND_SERVICE"
+BINDING = {"bounding": [BIND], "permitted": [BIND], "effective": [BIND]}
 
 
 @pytest.fixture
@@ -208,9 +210,8 @@ async def test_without_a_network(shim: Shim) -> None:
 async def test_listening_sockets(shim: Shim) -> None:
     linux = {"namespaces": [{"type": "network"}]}
     addresses = "tcp://127.0.0.1:80,tcp://[::1]:81"
-    container = await container_of(
-        shim, "x", "/idle.wasm", linux=linux, **annotated(listen=addresses)
-    )
+    spec = process("/idle.wasm", capabilities=BINDING) | annotated(listen=addresses)
+    container = await container_of(shim, "x", linux=linux, **spec)
     listening = []
     for table in ("tcp", "tcp6"):
         for line in (await proc(container) / "net" / table).read_text().splitlines()[1:]:
@@ -221,11 +222,48 @@ async def test_listening_sockets(shim: Shim) -> None:
 
 async def test_an_address_that_is_taken(shim: Shim) -> None:
     linux = {"namespaces": [{"type": "network"}]}
-    twice = annotated(listen="tcp://127.0.0.1:80,tcp://127.0.0.1:80")
+    twice = annotated(listen="tcp://127.0.0.1:8080,tcp://127.0.0.1:8080")
     with pytest.raises(RpcError) as caught:
         await container_of(shim, "x", "/idle.wasm", linux=linux, **twice)
     message = caught.value.message
-    assert message == "annotations: dev.pywasm.listen: tcp://127.0.0.1:80: Address already in use"
+    assert message == "annotations: dev.pywasm.listen: tcp://127.0.0.1:8080: Address already in use"
+
+
+@pytest.mark.parametrize(
+    ("process", "sysctl", "bound"),
+    [
+        ({"user": {"uid": 65532, "gid": 65532}, "capabilities": BINDING}, {}, False),
+        ({"capabilities": {}}, {}, False),
+        ({"capabilities": BINDING}, {}, True),
+        (
+            {
+                "user": {"uid": 65532, "gid": 65532},
+                "capabilities": BINDING | {"inheritable": [BIND], "ambient": [BIND]},
+            },
+            {},
+            True,
+        ),
+        (
+            {"user": {"uid": 65532, "gid": 65532}},
+            {"net.ipv4.ip_unprivileged_port_start": "0"},
+            True,
+        ),
+    ],
+)
+async def test_a_port_below_1024_as_the_program_could_bind_it(
+    shim: Shim, process: dict[str, Any], sysctl: dict[str, str], bound: bool
+) -> None:
+    linux = {"namespaces": [{"type": "network"}], "sysctl": sysctl}
+    spec = {"process": {"args": ["/idle.wasm"], "cwd": "/"} | process}
+    spec |= annotated(listen="tcp://127.0.0.1:80")
+    if bound:
+        await container_of(shim, "x", linux=linux, **spec)
+        return
+    with pytest.raises(RpcError) as caught:
+        await container_of(shim, "x", linux=linux, **spec)
+    assert caught.value.message == (
+        "annotations: dev.pywasm.listen: tcp://127.0.0.1:80: Permission denied"
+    )
 
 
 async def test_annotations_that_are_not_understood(shim: Shim) -> None:

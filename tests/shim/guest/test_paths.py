@@ -1,0 +1,207 @@
+"""Paths that an image or a spec gives, and a guest follows while it is privileged.
+
+Wherever they lead, it is in the container's root, and none of the kernel's own links is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim.linux.libc import LIBC
+from shim.ttrpc import RpcError
+from tests.shim.task_api import Container, Ended, Shim
+
+USERS = [{"uid": 0, "gid": 0}, {"uid": 65532, "gid": 65532}]
+NAMESPACES = [{"type": kind} for kind in ("ipc", "uts", "mount")]
+HOST_PIDS = {"linux": {"namespaces": NAMESPACES}}
+OWN_PIDS = {"linux": {"namespaces": [{"type": "pid"}, *NAMESPACES]}}
+WITH_PROC = {
+    "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+    "annotations": {"dev.pywasm.kernel-filesystems": "proc"},
+}
+SECRET = "of the host alone"
+IN_OPEN = 0x20  # inotify(7); nothing that is opened with O_PATH counts
+
+
+@pytest.fixture
+async def shim(tmp_path: Path) -> AsyncIterator[Shim]:
+    started = Shim(tmp_path, ("probe", "idle", "cwd_turner"))
+    (tmp_path / "secret").write_text(SECRET)
+    yield started
+    await started.close()
+
+
+def process(*args: str, **more: Any) -> dict[str, Any]:
+    return {"process": {"args": list(args), "cwd": "/"} | more}
+
+
+def annotated(**annotations: str) -> dict[str, Any]:
+    return {"annotations": {f"dev.pywasm.{name}": value for name, value in annotations.items()}}
+
+
+async def run(shim: Shim, **spec: Any) -> Ended:
+    id = f"c{len(shim.clients)}"
+    shim.bundle(id, **spec)
+    return await (await Container.create(shim, id)).run()
+
+
+async def lines(shim: Shim, **spec: Any) -> list[str]:
+    ended = await run(shim, **spec)
+    assert ended.status == 0, ended
+    return ended.stdout.splitlines()
+
+
+async def refused(shim: Shim, **spec: Any) -> str:
+    with pytest.raises(RpcError) as caught:
+        await run(shim, **spec)
+    return caught.value.message
+
+
+class TestWorkingDirectory:
+    """`process.cwd`, of a container and of an exec."""
+
+    @pytest.mark.parametrize("user", USERS)
+    @pytest.mark.parametrize("cwd", ["/proc/1/root", "/proc/1/cwd", "/link", "/proc/self/root"])
+    async def test_a_link_of_the_kernel_is_not_followed(
+        self, shim: Shim, user: dict[str, int], cwd: str
+    ) -> None:
+        (shim.rootfs / "link").symlink_to("proc/1/root")
+        probe = process("/probe.wasm", "read", f".{shim.directory}/secret", cwd=cwd, user=user)
+        message = await refused(shim, **probe, **WITH_PROC, **HOST_PIDS)
+        assert message.startswith(f"process.cwd: {cwd}: ")
+
+    @pytest.mark.parametrize("number", range(3, 12))
+    async def test_nor_to_what_the_guest_itself_holds(self, shim: Shim, number: int) -> None:
+        probe = process("/probe.wasm", "list", ".", cwd=f"/proc/self/fd/{number}")
+        assert "process.cwd" in await refused(shim, **probe, **WITH_PROC, **OWN_PIDS)
+
+    async def test_a_symlink_of_the_image_stays_in_the_root(self, shim: Shim) -> None:
+        (shim.rootfs / "real").mkdir()
+        (shim.rootfs / "real" / "file").write_text("inside")
+        (shim.rootfs / "link").symlink_to("/../../../real")
+        assert await lines(shim, **process("/probe.wasm", "read", "file", cwd="/link")) == [
+            "inside"
+        ]
+
+    async def test_it_is_made_as_in_any_container(self, shim: Shim) -> None:
+        root = {"path": "rootfs", "readonly": True}
+        probe = process("/probe.wasm", "env", "PWD", cwd="/new/er")
+        assert await lines(shim, **probe, root=root) == ["/new/er"]
+        assert stat.S_IMODE((shim.rootfs / "new" / "er").stat().st_mode) == 0o755
+
+    async def test_it_is_made_nowhere_else(self, shim: Shim) -> None:
+        (shim.rootfs / "link").symlink_to("proc/1/root")
+        cwd = f"/link{shim.directory}/made"
+        await refused(shim, **process("/probe.wasm", cwd=cwd), **WITH_PROC, **HOST_PIDS)
+        assert not (shim.directory / "made").exists()
+
+    async def test_a_relative_one_is_refused(self, shim: Shim) -> None:
+        message = await refused(shim, **process("/probe.wasm", cwd="tmp"))
+        assert message == "process.cwd: expected an absolute path, got 'tmp'"
+
+    async def test_a_file_is_none(self, shim: Shim) -> None:
+        message = await refused(shim, **process("/probe.wasm", cwd="/probe.wasm"))
+        assert message == "process.cwd: /probe.wasm: Not a directory"
+
+    async def test_of_a_directory_that_the_user_cannot_reach(self, shim: Shim) -> None:
+        (shim.rootfs / "closed" / "open").mkdir(parents=True)
+        (shim.rootfs / "closed" / "open" / "file").write_text("here")
+        (shim.rootfs / "closed").chmod(0o700)
+        for cwd, found in (("/closed/open", "here"), ("/closed", "EACCES")):
+            probe = process("/probe.wasm", "read", "./file", cwd=cwd, user=USERS[1])
+            assert await lines(shim, **probe) == [found]
+
+
+class TestNarrowed:
+    """A working directory is no way around what an annotation has taken away."""
+
+    @pytest.fixture(autouse=True)
+    def _tree(self, shim: Shim) -> None:
+        for name in ("app", "app/w", "w", "vol", "vol/w"):
+            (shim.rootfs / name).mkdir()
+        for name in ("app/in", "app/w/in", "w/out", "vol/w/in"):
+            (shim.rootfs / name).write_text(name)
+        os.symlink("/w", shim.rootfs / "vol" / "link")
+
+    async def test_a_root_that_may_only_be_read(self, shim: Shim) -> None:
+        probe = process("/probe.wasm", "read", "out", "write", "new", "write", "/w/new", cwd="/w")
+        said = await lines(shim, **probe, **annotated(preopens="/=/:ro"))
+        assert said == ["w/out", "EROFS", "EROFS"]
+        assert not (shim.rootfs / "w" / "new").exists()
+
+    async def test_another_root(self, shim: Shim) -> None:
+        operations = ["read", "in", "read", "out", "write", "new"]
+        narrowed = annotated(preopens="/=/app:ro")
+        said = await lines(shim, **process("/probe.wasm", *operations, cwd="/w"), **narrowed)
+        assert said == ["app/w/in", "ENOENT", "EROFS"]
+        # Where it has no such directory there is none, and relative paths begin at its root.
+        said = await lines(shim, **process("/probe.wasm", *operations, cwd="/vol"), **narrowed)
+        assert said == ["app/in", "ENOENT", "EROFS"]
+
+    async def test_no_root(self, shim: Shim) -> None:
+        vol = {"destination": "/vol", "type": "bind", "source": str(shim.rootfs / "vol")}
+        vol["options"] = ["rbind"]  # type: ignore[assignment]
+        for cwd in ("/w", "/vol/link"):
+            probe = process("/probe.wasm", "read", "out", "read", "/w/out", cwd=cwd)
+            said = await lines(shim, **probe, **annotated(rootfs="off"), mounts=[vol])
+            assert not {"w/out"} & set(said), cwd
+
+    async def test_a_preopen_that_may_only_be_read(self, shim: Shim) -> None:
+        probe = process("/probe.wasm", "write", "new", cwd="/vol/w")
+        assert await lines(shim, **probe, **annotated(preopens="/vol=/vol:ro")) == ["EROFS"]
+
+    @pytest.mark.parametrize("path", ["/proc/1/root", "/proc/self/cwd", "/link"])
+    async def test_a_preopen_is_no_link_of_the_kernel(self, shim: Shim, path: str) -> None:
+        os.symlink("proc/1/root", shim.rootfs / "link")
+        spec = process("/probe.wasm", "preopens") | HOST_PIDS | WITH_PROC
+        spec["annotations"] = spec["annotations"] | annotated(preopens=f"x={path}")["annotations"]
+        message = await refused(shim, **spec)
+        assert message.startswith(f"annotations: dev.pywasm.preopens: {path}: ")
+
+
+class TestEntrypoint:
+    """The program's file, which is looked at before anything is known of it."""
+
+    @pytest.mark.parametrize("user", USERS)
+    async def test_not_through_a_link_of_the_kernel(self, shim: Shim, user: dict[str, int]) -> None:
+        path = f"/proc/1/root{shim.directory}/secret"
+        message = await refused(shim, **process(path, user=user), **WITH_PROC, **HOST_PIDS)
+        assert SECRET[:4] not in message
+        assert message.endswith((": Too many levels of symbolic links", ": Permission denied"))
+
+    async def test_not_what_its_user_may_not_read(self, shim: Shim) -> None:
+        shutil.copy(shim.rootfs / "probe.wasm", shim.rootfs / "closed.wasm")
+        (shim.rootfs / "closed.txt.wasm").write_text(SECRET)
+        for name in ("closed.wasm", "closed.txt.wasm"):
+            (shim.rootfs / name).chmod(0o600)
+            message = await refused(shim, **process(f"/{name}", user=USERS[1]))
+            assert message == f"entrypoint '/{name}': Permission denied"
+        # Root without the capability to read everything is a user like any other.
+        os.chown(shim.rootfs / "closed.wasm", 1, 1)
+        message = await refused(shim, **process("/closed.wasm", capabilities={}))
+        assert message == "entrypoint '/closed.wasm': Permission denied"
+        able = {name: ["CAP_DAC_OVERRIDE"] for name in ("bounding", "permitted", "effective")}
+        said = await lines(shim, **process("/closed.wasm", "env", "PATH", capabilities=able))
+        assert said == ["(unset)"]
+        group = {"uid": 65532, "gid": 65532, "additionalGids": [77]}
+        os.chown(shim.rootfs / "closed.wasm", 0, 77)
+        (shim.rootfs / "closed.wasm").chmod(0o040)
+        said = await lines(shim, **process("/closed.wasm", "env", "PATH", user=group))
+        assert said == ["(unset)"]
+
+    @pytest.mark.parametrize("name", ["node.wasm", "node"])
+    async def test_a_device_is_not_opened(self, shim: Shim, name: str) -> None:
+        os.mknod(shim.rootfs / name, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        with open(LIBC.inotify_init1(os.O_NONBLOCK), "rb", buffering=0) as watch:
+            path = os.fsencode(shim.rootfs / name)
+            assert LIBC.inotify_add_watch(watch.fileno(), path, IN_OPEN) >= 0
+            message = await refused(shim, **process(f"/{name}"))
+            assert watch.read(4096) is None
+        assert "not a regular file" in message
