@@ -19,7 +19,7 @@ from tests.integration.versions import bin_dirs, version_of
 
 IMAGE = "localhost/guests:1"
 BOTH = ("args_env", "bombs", "exit3", "files", "hello", "idle", "mounted", "spin", "stdio", "tty")
-WASM = ("http_listen", "http_wasmedge")
+WASM = ("cwd_turner", "http_listen", "http_wasmedge", "probe")
 NATIVE = ("http_native",)
 
 

@@ -1,5 +1,5 @@
-// A container's own program: keeps the symlink /w pointing to the root of the newest process that
-// its /proc shows, relative or not as its argument says.
+// A container's own program: keeps the symlink w of its first argument, a directory, pointing to the
+// root of the newest process that its /proc shows. The second leads from there to the root.
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,14 +15,14 @@ static int newest(void) {
     return highest;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc != 3 || chdir(argv[1])) return 64;
     for (int last = 0;;) {
         int pid = newest();
         if (pid == last) continue;
         char target[64];
-        snprintf(target, sizeof target, "proc/%d/root", last = pid);
-        unlink("/w.new");
-        symlink(target, "/w.new");
-        rename("/w.new", "/w");
+        snprintf(target, sizeof target, "%s/proc/%d/root", argv[2], last = pid);
+        unlink("w.new");
+        if (symlink(target, "w.new") || rename("w.new", "w")) return 1;
     }
 }

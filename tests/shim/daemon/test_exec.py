@@ -362,7 +362,7 @@ async def test_a_working_directory_that_is_turned_to_whoever_comes(shim: Shim, u
     secret = shim.directory / "secret"
     secret.write_text("of the host alone")
     user = {"uid": uid, "gid": uid}
-    process = {"args": ["/cwd_turner.wasm"], "cwd": "/w", "user": user}
+    process = {"args": ["/cwd_turner.wasm", "/", "."], "cwd": "/w", "user": user}
     container = await running(shim, process=process, **TURNING)
     first = (await container.state("")).pid
     ended = []
