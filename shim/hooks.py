@@ -13,12 +13,14 @@ import select
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from oci.runtime import Hook
 from shim.linux import clone, files, signals
+from shim.linux.reaping import ended
 
 _REPORT_BYTES: Final = 4096
 _NOT_EXECUTED: Final = 127
@@ -39,38 +41,42 @@ class HookError(Exception):
     """A hook failed; the message is one line that names it."""
 
 
-class _Running(NamedTuple):
-    pidfd: int
-    report: int
-
-
 async def run(kind: str, hooks: Sequence[Hook], state: State) -> None:
     """Run hooks one after the other; `kind` is their name in the spec. Raises HookError."""
-    loop = asyncio.get_running_loop()
     for number, hook in enumerate(hooks):
         with _started(f"hooks.{kind}[{number}]", hook, state, state.bundle) as running:
-            ended = asyncio.Event()
-            loop.add_reader(running.pidfd, ended.set)
             try:
-                await asyncio.wait_for(ended.wait(), hook.timeout)
+                running.status = await asyncio.wait_for(ended(running.child), hook.timeout)
             except asyncio.TimeoutError:
-                pass  # which whoever takes it down will find out
-            finally:
-                loop.remove_reader(running.pidfd)
+                pass  # by which it has been killed
 
 
 def run_here(kind: str, hooks: Sequence[Hook], state: State, cwd: str) -> None:
     """Run hooks in this process's namespaces, which waits for them. Raises HookError."""
     for number, hook in enumerate(hooks):
         with _started(f"hooks.{kind}[{number}]", hook, state, cwd) as running:
+            pidfd = running.child.pidfd
             poll = select.poll()
-            poll.register(running.pidfd, select.POLLIN)
-            poll.poll(None if hook.timeout is None else hook.timeout * 1000)
+            poll.register(pidfd, select.POLLIN)
+            in_time = poll.poll(None if hook.timeout is None else hook.timeout * 1000)
+            if not in_time:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            status = clone.wait(pidfd)
+            os.close(pidfd)
+            if in_time:
+                running.status = status
+
+
+@dataclass
+class _Running:
+    child: clone.Child
+    status: int | None = None
+    """None until it has ended by itself."""
 
 
 @contextmanager
 def _started(name: str, hook: Hook, state: State, cwd: str) -> Iterator[_Running]:
-    """Run a hook while the block waits for it, and raise HookError if it has not ended well."""
+    """Run a hook for which the block waits, and raise HookError if it has not ended well."""
     if hook.timeout is not None and hook.timeout <= 0:
         raise HookError(f"{name}.timeout: expected more than 0, got {hook.timeout}")
     if not os.path.isabs(hook.path):
@@ -80,21 +86,14 @@ def _started(name: str, hook: Hook, state: State, cwd: str) -> Iterator[_Running
     try:
         os.write(given, msgspec.json.encode(state))
         os.lseek(given, 0, os.SEEK_SET)
-        child = clone.clone(lambda: _execute(hook, given, report, cwd))
-        try:
-            yield _Running(child.pidfd, report)
-        finally:
-            late = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-            if late:
-                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
-            status = clone.wait(child.pidfd)
-            os.close(child.pidfd)
-        if late:
+        running = _Running(clone.clone(lambda: _execute(hook, given, report, cwd)))
+        yield running
+        if running.status is None:
             raise HookError(f"{name}: {hook.path}: killed after {hook.timeout} s")
-        if status:
+        if running.status:
             words = os.pread(report, _REPORT_BYTES, 0).decode(errors="replace").split()
             reason = f": {' '.join(words)}" if words else ""
-            raise HookError(f"{name}: {hook.path}: ended with status {status}{reason}")
+            raise HookError(f"{name}: {hook.path}: ended with status {running.status}{reason}")
     finally:
         os.close(given)
         os.close(report)

@@ -1,12 +1,11 @@
 """Work that may block, in a process of its own: the shim's loop waits for nobody. Runs in: shim."""
 
-import asyncio
-import os
 from collections.abc import Callable
 
 from oci.runtime import SpecError
 from shim.guest import control
 from shim.linux import clone
+from shim.linux.reaping import ended
 
 
 async def apart(work: Callable[[], None]) -> None:
@@ -32,17 +31,3 @@ async def apart(work: Callable[[], None]) -> None:
             raise OSError(f"a child of the shim ended with status {status}") from None
     if isinstance(message, control.Failed):
         raise SpecError(message.reason) if message.invalid else OSError(message.reason)
-
-
-async def ended(child: clone.Child) -> int:
-    """Wait for a child to end, and reap it; returns its status as `clone.wait`."""
-    loop = asyncio.get_running_loop()
-    over = asyncio.Event()
-    loop.add_reader(child.pidfd, over.set)
-    try:
-        await over.wait()
-    finally:
-        loop.remove_reader(child.pidfd)
-        status = clone.wait(child.pidfd)
-        os.close(child.pidfd)
-    return status

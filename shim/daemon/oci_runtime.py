@@ -15,12 +15,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from shim.daemon.apart import ended
 from shim.daemon.options import Options
 from shim.daemon.process import ProcessError
 from shim.guest import control
 from shim.launcher import RUN_DIRECTORY
 from shim.linux import clone, files
+from shim.linux.reaping import ended
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATIENCE: Final = 5.0  # seconds, for what is killed to be gone
@@ -163,7 +163,7 @@ class OciRuntime(msgspec.Struct, frozen=True):
             except OSError as error:
                 reason = control.reason(error)
                 raise RuntimeFailedError(f"OCI runtime: {reason}", invalid=False) from error
-            status = await ended(child)
+            status = await ended(child, group=True)
             if status:
                 words = _reason(log) or _read(report).decode(errors="replace")
                 reason = " ".join(words.split()) or f"it ended with status {status}"

@@ -42,3 +42,31 @@ async def test_its_error_is_ours() -> None:
 async def test_a_death_is_an_error() -> None:
     with pytest.raises(OSError, match="status 137"):
         await apart(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+async def test_who_gives_up_ends_it_and_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, tell = os.pipe()
+
+    def work() -> None:
+        os.write(tell, b"%d" % os.getpid())
+        signal.pause()
+
+    task = asyncio.create_task(apart(work))
+    await asyncio.sleep(0)
+    pid = int(os.read(started, 16))
+    blocking = []
+    waitid = os.waitid
+
+    def watched(kind: int, what: int, options: int) -> os.waitid_result | None:
+        state = waitid(kind, what, options | os.WNOWAIT | os.WNOHANG)
+        blocking.append(state is None and not options & os.WNOHANG)
+        return waitid(kind, what, options)
+
+    monkeypatch.setattr(os, "waitid", watched)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not os.path.exists(f"/proc/{pid}")
+    assert blocking == [False]
+    os.close(started)
+    os.close(tell)

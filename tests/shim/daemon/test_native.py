@@ -587,6 +587,42 @@ async def test_options(shim: Shim) -> None:
     assert {int(fd) for fd in Path(f"{log}.fds").read_text().split()} <= {10, 11}
 
 
+async def test_a_runtime_that_does_not_come_back(shim: Shim) -> None:
+    """Its caller does not wait for ever, and the shim has an ear for others all the while."""
+    binary, hung = shim.directory / "wrapper", shim.directory / "hung"
+    script = f'case "$*" in *" exec "*) echo $$ >{hung}; sleep 1000;; *) exec runc "$@";; esac'
+    binary.write_text(f"#!/bin/sh\n{script}\n")
+    binary.chmod(0o755)
+    shim.bundle("x", **spec("/idle"))
+    options = runc_options(binary_name=str(binary))
+    container = await Container.create(shim, "x", options=options)
+    await container.start()
+    process = json.dumps({"args": ["/idle"], "cwd": "/", "user": {"uid": 0, "gid": 0}}).encode()
+    request = api.ExecProcessRequest(id="x", exec_id="e", spec=AnyMessage(value=process))
+    await call(container.client, "Exec", request, Empty)
+    start = api.StartRequest(id="x", exec_id="e")
+    with pytest.raises(RpcError) as raised:
+        await call(container.client, "Start", start, Empty, timeout=0.5)
+    assert raised.value.code == Code.DEADLINE_EXCEEDED
+    assert (await state(container)).status == Status.RUNNING
+    await call(container.client, "Pids", api.PidsRequest(id="x"), api.PidsResponse, timeout=5)
+    group = int(hung.read_text())
+    await until(lambda: not alive(group))
+    assert await refused(container.client, "Kill", api.KillRequest(id="x", exec_id="e", signal=9))
+    await container.kill()
+    assert (await container.ended(5)).status == 137
+    assert left(shim, "x") == []
+
+
+def alive(group: int) -> bool:
+    """Whether a process group has any process."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.mark.skipif(not os.path.isdir("/run/systemd/system"), reason="systemd is not PID 1")
 @pytest.mark.parametrize("handler", ["auto", "native"])
 async def test_a_scope_of_systemd(shim: Shim, handler: str) -> None:
