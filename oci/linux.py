@@ -13,6 +13,9 @@ from msgspec import Meta, Struct, field
 
 U16 = Annotated[int, Meta(ge=0, le=2**16 - 1)]
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+NO_ID = 2**32 - 1
+"""Where a user's or group's id is expected, the kernel takes it for "none", or for "as it is"."""
+ID = Annotated[int, Meta(ge=0, le=NO_ID - 1)]
 U64 = Annotated[int, Meta(ge=0)]  # msgspec takes no bound above int64; whoever packs it finds out
 I64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -36,9 +39,14 @@ class Namespace(Section, frozen=True, kw_only=True):
 class IDMapping(Section, frozen=True, kw_only=True):
     """One line of a uid_map or gid_map."""
 
-    container_id: U32 = field(name="containerID", default=0)
-    host_id: U32 = field(name="hostID", default=0)
+    container_id: ID = field(name="containerID", default=0)
+    host_id: ID = field(name="hostID", default=0)
     size: U32 = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, of which decoding makes an error that names the field."""
+        if max(self.container_id, self.host_id) + self.size > NO_ID:
+            raise ValueError(f"Out of range, expected ids <= {NO_ID - 1}")
 
 
 class TimeOffset(Section, frozen=True, kw_only=True):
@@ -56,8 +64,8 @@ class Device(Section, frozen=True, kw_only=True):
     major: I64 = 0
     minor: I64 = 0
     file_mode: U32 | None = None
-    uid: U32 | None = None
-    gid: U32 | None = None
+    uid: ID | None = None
+    gid: ID | None = None
 
 
 class NetDevice(Section, frozen=True, kw_only=True):

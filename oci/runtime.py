@@ -12,7 +12,7 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from oci.decoding import Buffer, DocumentDecoder, SpecError
-from oci.linux import U32, U64, IDMapping, Linux, Resources, Section
+from oci.linux import ID, U32, U64, IDMapping, Linux, Resources, Section
 
 __all__ = [
     "CPUAffinity",
@@ -47,10 +47,10 @@ class ConsoleSize(Section, frozen=True, kw_only=True):
 class User(Section, frozen=True, kw_only=True):
     """Credentials; ``umask`` is ``None`` where the runtime's own stays."""
 
-    uid: U32 = 0
-    gid: U32 = 0
+    uid: ID = 0
+    gid: ID = 0
     umask: U32 | None = None
-    additional_gids: tuple[U32, ...] = ()
+    additional_gids: tuple[ID, ...] = ()
     username: str = ""
 
 

@@ -16,6 +16,7 @@ from google.protobuf import any_pb2
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
 
+from oci.linux import NO_ID
 from oci.runtime import SpecError
 from proto.runc_options_pb2 import Options as RuncOptions
 from proto.runtime_options_pb2 import Options as RuntimeOptions
@@ -108,7 +109,10 @@ def read(message: any_pb2.Any) -> Options:
         decoded = _TYPES[name].FromString(message.value)
     except DecodeError as error:
         raise SpecError(f"runtime options: not an encoded {name}: {error}") from None
-    return _of_runc(decoded) if isinstance(decoded, RuncOptions) else _of_runtime(decoded)
+    found = _of_runc(decoded) if isinstance(decoded, RuncOptions) else _of_runtime(decoded)
+    if NO_ID in (found.io_uid, found.io_gid):
+        raise SpecError(f"runtime options: IoUid, IoGid: {NO_ID} is no id")
+    return found
 
 
 def check_cgroups_path(options: Options, path: str) -> None:

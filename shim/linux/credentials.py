@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
+from oci.linux import NO_ID
 from oci.runtime import Process
 from shim.linux.libc import LIBC, NUMBERS, fail, system_call
 
@@ -205,6 +206,10 @@ def set_user(
         raise OSError(errno.EINVAL, f"more than {_NGROUPS_MAX}", "additional gids")
     prctl(_PR_SET_KEEPCAPS, int(keep_capabilities))
     culprit = f"additional gids {list(additional_gids)}"
+    ids = (("uid", uid), ("gid", gid), *(("additional gids", each) for each in additional_gids))
+    for name, number in ids:
+        if not 0 <= number < NO_ID:  # -1, which setresuid(2) takes for "as it is": root
+            raise OSError(errno.EINVAL, "no id", f"{name} {number}")
     try:
         os.setgroups(additional_gids)
         culprit = f"gid {gid}"

@@ -59,7 +59,10 @@ def _parse(option: str, value: str) -> list[IDMapping]:
         if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
             raise SpecError(f"rootfs: {option}: expected container-id:host-id:size")
         inner, outer, size = map(int, numbers)
-        mappings.append(IDMapping(container_id=inner, host_id=outer, size=size))
+        try:
+            mappings.append(IDMapping(container_id=inner, host_id=outer, size=size))
+        except ValueError as error:
+            raise SpecError(f"rootfs: {option}: {error}") from None
     return mappings
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from oci.decoding import SpecError
-from oci.linux import IDMapping, Linux
+from oci.linux import NO_ID, IDMapping, Linux
 from shim.linux import clone
 from shim.linux.inside import Owner
 
@@ -66,6 +66,8 @@ class Ids(NamedTuple):
 
 
 def _host(mappings: Iterable[IDMapping], number: int, kind: str) -> int:
+    if not 0 <= number < NO_ID:  # chown(2) takes it for "as it is"
+        raise SpecError(f"{kind} {number}: no id")
     if not mappings:
         return number
     for mapping in mappings:

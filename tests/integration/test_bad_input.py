@@ -14,8 +14,9 @@ import grpc
 import pytest
 
 from proto import mount_pb2
+from tests.guests.build import build
 from tests.integration import client as api
-from tests.integration import specs
+from tests.integration import images, specs
 from tests.integration.conftest import IMAGE, Container, Containers
 from tests.integration.containerd import PYWASM, Containerd, Result
 
@@ -138,3 +139,22 @@ def test_stack_overflow(containerd: Containerd) -> None:
     assert done.returncode == 134
     assert "stack" in done.stderr.lower()
     assert "recurse" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["/status", "/idle.wasm"])
+def test_a_user_of_the_image_who_is_nobody(containerd: Containerd, program: str) -> None:
+    """containerd takes the ids of a name from the image's own `/etc/passwd`, whatever they are."""
+    files = {
+        "hello.wasm": images.File(build("hello").read_bytes()),
+        "status": images.File(build("status", native=True).read_bytes(), mode=0o755),
+        "etc/passwd": images.File(b"none:x:4294967295:0::/:/\nnot:x:-1:-1::/:/\n"),
+        "etc/group": images.File(b""),
+    }
+    for user in ("none", "not"):
+        image = images.build(f"localhost/{user}:1", files, user=user)
+        containerd.load(image.tar)
+        done = containerd.run(PYWASM, image.name, program)
+        assert done.returncode != 0
+        assert "Uid:" not in done.stdout
+        if program == "/hello.wasm":
+            assert "process.user.uid: out of range" in done.stderr

@@ -23,7 +23,7 @@ FULL: dict[str, Any] = {
         "consoleSize": {"height": 24, "width": 80},
         "user": {
             "uid": 1000,
-            "gid": 4294967295,
+            "gid": 4294967294,
             "umask": 18,
             "additionalGids": [5, 6],
             "username": "bob",
@@ -261,7 +261,32 @@ def test_buffers(data: Any) -> None:
         (
             ["process", "user", "additionalGids", 0],
             2**32,
-            "process.user.additionalGids[0]: out of range, expected int <= 4294967295",
+            "process.user.additionalGids[0]: out of range, expected int <= 4294967294",
+        ),
+        *(  # what setresuid(2) and chown(2) take for "as it is": root's
+            (path, 2**32 - 1, f"{name}: out of range, expected int <= 4294967294")
+            for path, name in (
+                (["process", "user", "uid"], "process.user.uid"),
+                (["process", "user", "gid"], "process.user.gid"),
+                (["process", "user", "additionalGids", 1], "process.user.additionalGids[1]"),
+                (["linux", "devices", 0, "uid"], "linux.devices[0].uid"),
+                (["linux", "devices", 0, "gid"], "linux.devices[0].gid"),
+            )
+        ),
+        (
+            ["linux", "uidMappings", 0],
+            {"hostID": 2**32 - 1, "size": 1},
+            "linux.uidMappings[0].hostID: out of range, expected int <= 4294967294",
+        ),
+        (
+            ["linux", "gidMappings", 0],
+            {"containerID": 5, "hostID": 1, "size": 2**32 - 5},
+            "linux.gidMappings[0]: out of range, expected ids <= 4294967294",
+        ),
+        (
+            ["mounts", 0, "uidMappings", 0],
+            {"containerID": 0, "hostID": 2**32 - 2, "size": 2},
+            "mounts[0].uidMappings[0]: out of range, expected ids <= 4294967294",
         ),
         (["process", "terminal"], "yes", "process.terminal: expected bool, got str"),
         (["root"], {}, "root: missing required field path"),

@@ -162,6 +162,20 @@ async def test_its_own_user_and_limits(shim: Shim) -> None:
     assert os.sched_getaffinity(pid) == {0}
 
 
+@pytest.mark.parametrize("program", ["/idle.wasm", "/native-idle"])
+async def test_what_is_no_id_is_not_root(shim: Shim, program: str) -> None:
+    container = await running(shim)
+    for field, user in (
+        ("uid", {"uid": 2**32 - 1}),
+        ("gid", {"uid": 1000, "gid": 2**32 - 1}),
+        ("additionalGids[0]", {"uid": 1000, "additionalGids": [2**32 - 1]}),
+    ):
+        with pytest.raises(RpcError) as e:
+            await container.add(f"e-{field[0]}", program, user=user)
+        assert e.value.code == Code.INVALID_ARGUMENT
+        assert f"user.{field}: out of range" in e.value.message
+
+
 async def test_the_seccomp_profile_of_the_container(shim: Shim) -> None:
     denied = {"names": ["sethostname"], "action": "SCMP_ACT_ERRNO"}
     profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [denied]}

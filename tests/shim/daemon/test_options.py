@@ -100,6 +100,8 @@ def test_every_engine_can_be_preferred() -> None:
         (of_table(b"BinaryName = true"), "BinaryName: expected a string"),
         (of_table(b"IoUid = true"), "IoUid: expected a number"),
         (of_table(b"IoUid = -1"), "IoUid: expected a number"),
+        (of_table(b"IoGid = 4294967295"), "4294967295 is no id"),
+        (packed(RuncOptions(io_uid=2**32 - 1)), "4294967295 is no id"),
         (of_table(b"Engine = 'v8'"), "Engine: no engine 'v8'"),
         (of_table(b"Root = "), "Invalid value"),
         (of_table(b"Root = '\xff'"), "0xff"),

@@ -103,6 +103,18 @@ def test_user_errors_name_the_id(in_child: InChild) -> None:
     in_child(entry)
 
 
+@pytest.mark.parametrize("none", [2**32 - 1, -1, 2**32])
+@pytest.mark.parametrize("field", ["uid", "gid", "additional gids"])
+def test_what_is_no_id_is_not_root(field: str, none: int, in_child: InChild) -> None:
+    def entry() -> None:
+        ids = {"uid": 1001, "gid": 1002, "additional gids": 1003} | {field: none}
+        with pytest.raises(OSError, match=f"{field} .*{none}") as e:
+            set_user(ids["uid"], ids["gid"], [ids["additional gids"]])
+        assert e.value.errno == errno.EINVAL
+
+    in_child(entry)
+
+
 def test_more_groups_than_there_can_be() -> None:
     with pytest.raises(OSError, match="more than 65536"):
         set_user(0, 0, [1] * 65537)

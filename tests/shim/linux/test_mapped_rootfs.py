@@ -100,6 +100,11 @@ def test_failure_leaves_no_mount(tmp_path: Path, in_mounts: InMounts) -> None:
             ["uidmap=0:-1:5", "gidmap=0:0:1"],
             "rootfs: uidmap=0:-1:5: expected container-id:host-id:size",
         ),
+        (
+            "overlay",
+            ["uidmap=0:4294967295:1", "gidmap=0:0:1"],
+            "rootfs: uidmap=0:4294967295:1: Out of range, expected ids <= 4294967294",
+        ),
     ],
 )
 def test_what_is_no_mapping(fstype: str, options: list[str], message: str) -> None:

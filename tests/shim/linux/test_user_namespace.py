@@ -149,6 +149,14 @@ def test_ids() -> None:
         assert ids.mount_data(fstype, data) == expected
 
 
+@pytest.mark.parametrize("ids", [Ids(), Ids(UIDS, GIDS)])
+@pytest.mark.parametrize("none", [2**32 - 1, -1])
+def test_what_is_no_id_is_not_the_hosts_root(ids: Ids, none: int) -> None:
+    for of_host in (ids.uid, ids.gid):
+        with pytest.raises(SpecError, match=f"{none}: no id"):
+            of_host(none)
+
+
 @pytest.mark.parametrize(
     ("linux", "message"),
     [
