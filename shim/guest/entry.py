@@ -27,7 +27,7 @@ from shim.guest import (
     workdir,
 )
 from shim.guest.placement import Placement
-from shim.linux import cgroups, clone, keyring, mounts, procfs
+from shim.linux import cgroups, clone, keyring, mounts, proc_mounts, procfs
 from shim.linux.network import bring_up_loopback
 
 _JOINED = {
@@ -127,6 +127,7 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
         "createContainer", spec.hooks.create_container, birth.state("creating"), birth.bundle
     )
     rootfs.enter(root, linux.rootfs_propagation)
+    proc_mounts.seal(proc)
 
     privileges.apply_names(spec, proc)
     privileges.apply(spec.process, linux, proc)

@@ -568,8 +568,8 @@ def configure(target: str, options: MountOptions) -> None:
         _set_recursively(target, *options.recursive)
 
 
-def flags_of(target: str) -> int:
-    """The MS_* of the mount at `target`."""
+def flags_of(target: str | int) -> int:
+    """The MS_* of the mount at `target`, a path or a descriptor."""
     found = os.statvfs(target).f_flag
     flags = found & _PER_MOUNT & ~MS_NOSYMFOLLOW
     if found & _ST_RELATIME:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import struct
 from contextlib import suppress
 from typing import Final
@@ -17,6 +18,7 @@ from shim.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_
 from shim.linux.libc import LIBC, fail
 
 _MAGIC: Final = 0x9FA0
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _INSIDE: Final = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS
 
 _fstatfs = LIBC.fstatfs
@@ -42,6 +44,11 @@ def open_proc() -> int:
         os.close(fd)
         raise OSError(0, "not a procfs", "/proc")
     return fd
+
+
+def unescaped(path: str) -> str:
+    """Return a path as it is, of one from a table of mounts (proc_pid_mountinfo(5))."""
+    return _ESCAPED.sub(lambda code: chr(int(code[1], 8)), path)
 
 
 def read(proc: int, path: str) -> str:

@@ -309,7 +309,7 @@ HARDENED = {
     "mount /dev/shm": "tmpfs shm / rw,nosuid,nodev,noexec,relatime rw,size=1024k*",
     "mount /dev/pts": "devpts devpts / rw,nosuid,noexec,relatime rw,mode=600,ptmxmode=666",
     "mount /dev/mqueue": "mqueue mqueue / rw,nosuid,nodev,noexec,relatime rw",
-    "mount /proc": "proc proc / rw,nosuid,nodev,noexec,relatime rw",
+    "mount /proc": "proc proc / ro,nosuid,nodev,noexec,relatime rw",
     "mount /sys": "sysfs sysfs / ro,nosuid,nodev,noexec,relatime r*",
     "mount /sys/fs/cgroup": "* ro,nosuid,nodev,noexec,relatime r*",
     "mount /tmp": "tmpfs tmpfs / rw,nosuid,nodev,noexec,relatime rw,size=2048k,mode=1770*",
@@ -501,11 +501,11 @@ class Case:
 CASES = {
     "ctr run --seccomp": Case(by_ctr, BY_CTR, {"Without annotations"}),
     "hardened": Case(
-        hardened, HARDENED, {"Another user than root", "Masked paths", "cgroup mounts"}
+        hardened, HARDENED, {"A procfs", "Another user than root", "Masked paths", "cgroup mounts"}
     ),
-    "another user": Case(another_user, ANOTHER_USER, {"Another user than root"}),
-    "user namespace": Case(user_namespace, USER_NAMESPACE, {"User namespaces"}),
-    "given namespaces": Case(given, GIVEN, set()),
+    "another user": Case(another_user, ANOTHER_USER, {"A procfs", "Another user than root"}),
+    "user namespace": Case(user_namespace, USER_NAMESPACE, {"A procfs", "User namespaces"}),
+    "given namespaces": Case(given, GIVEN, {"A procfs"}),
 }
 
 

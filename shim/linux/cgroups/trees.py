@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from shim.linux.files import read_small
-
-_ESCAPES: Final = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
+from shim.linux.procfs import unescaped
 
 
 class Hierarchy(NamedTuple):
@@ -40,10 +39,9 @@ def hierarchies() -> tuple[Hierarchy, ...]:
             controllers: frozenset[str] = frozenset()
             if fstype == "cgroup":
                 controllers = frozenset(options.split(",")) & frozenset().union(*own())
-            for escape, character in _ESCAPES.items():
-                root, mount = root.replace(escape, character), mount.replace(escape, character)
             # The first one is the system's; later ones show the same tree somewhere else.
-            found.setdefault(controllers, Hierarchy(mount, root, controllers))
+            hierarchy = Hierarchy(unescaped(mount), unescaped(root), controllers)
+            found.setdefault(controllers, hierarchy)
     return tuple(found.values())
 
 

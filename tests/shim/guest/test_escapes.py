@@ -89,7 +89,7 @@ change the interpreter's owner             EROFS   EROFS   EROFS   EROFS   EROFS
 give the interpreter capabilities          EROFS   EROFS   EROFS   EROFS   EROFS   ENOENT
 link the interpreter                       EXDEV   EXDEV   EXDEV   EXDEV   EXDEV   ENOENT
 write_to_a_library                         EPERM   EPERM   EPERM   EPERM   EPERM   ENOENT
-lower_the_oom_score                        EACCES  EACCES  EACCES  EACCES  EACCES  ENOENT
+lower_the_oom_score                        EROFS   EROFS   EROFS   EROFS   EROFS   ENOENT
 signal the *                               ESRCH   ESRCH   ESRCH   ESRCH   ok      ESRCH
 trace the *                                ESRCH   ESRCH   ESRCH   ESRCH   EPERM   ESRCH
 take a descriptor of the *                 ESRCH   ESRCH   ESRCH   ESRCH   EPERM   ESRCH
