@@ -2,26 +2,41 @@
 
 import os
 import shutil
+import stat
 
 BACKUP = ".before-pywasm"
 """Ends the name of a file's copy as it was before our first change. No `*.toml` matches it."""
 
 
-def replace(path: str, text: str) -> None:
-    """Give `path` this content; mode, owner and labels stay, and so does a link to it."""
+def replace(path: str, text: str, was: os.stat_result | None = None) -> None:
+    """Give `path` this content; mode, owner and labels stay, and so does a link to it.
+
+    Where there is no such file, mode and owner are those of what `was` there or is repeated.
+    """
     path = os.path.realpath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    if os.path.exists(path):
+        _write(path, text, os.stat(path), like=path)
+    else:
+        _write(path, text, was)
+
+
+def back_up(path: str, text: str) -> None:
+    """Keep this content of a file beside it, for whoever may read the file and nobody else."""
+    path = os.path.realpath(path)
+    _write(path + BACKUP, text, os.stat(path), like=path)
+
+
+def _write(path: str, text: str, status: os.stat_result | None, like: str = "") -> None:
+    """Write a file and put it in the place of what is at `path`, which is not followed."""
     new = f"{path}.{os.getpid()}"
     try:
-        with open(new, "x", encoding="utf-8", newline="") as file:
-            os.fchmod(file.fileno(), 0o644)
-            try:
-                status = os.stat(path)
-            except FileNotFoundError:
-                pass
-            else:
+        with open(new, "x", encoding="utf-8", newline="", opener=_private) as file:
+            if status is not None:
                 os.fchown(file.fileno(), status.st_uid, status.st_gid)
-                shutil.copystat(path, new)  # extended attributes, too
+            os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode) if status else 0o644)
+            if like:
+                shutil.copystat(like, new)  # extended attributes, too
             file.write(text)
             file.flush()
             os.utime(new)
@@ -34,14 +49,18 @@ def replace(path: str, text: str) -> None:
     _sync(os.path.dirname(path))
 
 
-def restore(path: str, text: str | None) -> None:
-    """Give `path` this content or, for None, take it away."""
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # nobody else has it open before its mode is the right one
+
+
+def restore(path: str, text: str | None, was: os.stat_result | None = None) -> None:
+    """Give `path` this content, as `replace` does, or, for None, take it away."""
     if text is None:
         path = os.path.realpath(path)
         os.unlink(path)
         _sync(os.path.dirname(path))
     else:
-        replace(path, text)
+        replace(path, text, was)
 
 
 def link(path: str, target: str) -> bool:

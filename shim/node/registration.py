@@ -158,12 +158,14 @@ def _changed(
     """
     before = _types(binary, node.config)
     old = {change.path: _text(change.path) for change in changes}
+    # A new file repeats some of the main one, which may be for its owner alone.
+    was = {path: os.stat(path) for path in (*old, node.config) if os.path.exists(path)}
     try:
         for change in changes:
             text = old[change.path]
-            if text is not None and change.text is not None:
-                _back_up(change.path, text)
-            files.restore(change.path, change.text)
+            if text is not None and change.text is not None and not is_ours(text):
+                files.back_up(change.path, text)  # before the first change
+            files.restore(change.path, change.text, was.get(node.config))
         after = _types(binary, node.config)
         lost = [name for name in before if name not in after and before[name] != leaving]
         if lost:
@@ -177,7 +179,7 @@ def _changed(
     except BaseException:
         for path, text in old.items():
             if _text(path) != text:
-                files.restore(path, text)
+                files.restore(path, text, was.get(path))
         if node.unit:
             with contextlib.suppress(ConfigurationError):
                 containerd.restart(node.unit)
@@ -195,12 +197,6 @@ def _restart(node: Node, say: Callable[[str], None]) -> None:
     if node.unit:
         containerd.restart(node.unit)
         say(f"{node.unit}: restarted")
-
-
-def _back_up(path: str, text: str) -> None:
-    """Keep a file as it was before the first change."""
-    if not is_ours(text):
-        files.replace(os.path.realpath(path) + files.BACKUP, text)
 
 
 def _drop_backup(change: Change) -> None:

@@ -148,6 +148,71 @@ def test_mode_owner_and_links_stay(node: Node, tmp_path: Path) -> None:
     assert Path(f"{real}{files.BACKUP}").read_text() == corpus.KUBEADM
 
 
+def access(path: str | Path) -> tuple[int, int, int]:
+    status = os.lstat(path)
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+
+
+def test_nobody_else_may_read_what_was_secret(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, elsewhere = Path(node.config), tmp_path / "elsewhere"
+    config.write_text(corpus.KUBEADM)
+    config.chmod(0o600)
+    os.chown(config, 7, 8)
+    os.setxattr(config, "user.label", b"secret")
+    backup = Path(f"{config}{files.BACKUP}")
+    elsewhere.write_text("")
+    backup.symlink_to(elsewhere)
+    at_first = []
+    fchown = os.fchown
+
+    def seen(fd: int, uid: int, gid: int) -> None:
+        at_first.append(stat.S_IMODE(os.fstat(fd).st_mode))
+        fchown(fd, uid, gid)
+
+    monkeypatch.setattr(os, "fchown", seen)
+    umask = os.umask(0)
+    try:
+        registration.register(node, Runtime(), silent)
+    finally:
+        os.umask(umask)
+    assert set(at_first) == {0o600}
+    for path in (config, backup):
+        assert access(path) == (0o600, 7, 8)
+        assert os.getxattr(path, "user.label") == b"secret"
+    assert backup.read_text() == corpus.KUBEADM
+    assert elsewhere.read_text() == ""
+
+
+def test_a_new_file_is_as_secret_as_the_one_that_imports_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if containerd.newest_version(node.containerd) < 3:
+        pytest.skip("containerd 1.x takes no drop-in")
+    config = Path(node.config)
+    config.write_text(
+        corpus.VERSION_3.replace("version = 3\n", 'version = 3\nimports = ["conf.d/*.toml"]\n')
+    )
+    config.chmod(0o640)
+    os.chown(config, 7, 8)
+    (config.parent / "conf.d").mkdir()
+    registration.register(node, Runtime(), silent)
+    (new,) = (config.parent / "conf.d").iterdir()
+    assert access(new) == (0o640, 7, 8)
+
+    # And if it is removed, and comes back because that was refused.
+    new.chmod(0o600)
+    monkeypatch.setattr(containerd, "restart", refusing)
+    with pytest.raises(ConfigurationError, match="no restart"):
+        registration.unregister(node._replace(unit="containerd"), silent)
+    assert access(new) == (0o600, 7, 8)
+
+
+def refusing(_unit: str) -> None:
+    raise ConfigurationError("no restart")
+
+
 def test_what_containerd_refuses_is_undone(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Path(node.config)
     config.write_text('version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nregistry = 7\n')
