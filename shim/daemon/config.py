@@ -4,12 +4,13 @@ A node without the file has the defaults. One with a mistake in it starts no con
 is mended: what an administrator wrote down must not be ignored.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from shim.engines import select
 from shim.engines.base import ModuleError
+from shim.guest.annotations import Forbidden
 
 _LIMIT: Final = 1 << 20  # bytes
 
@@ -25,6 +26,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The engine that is tried first for containers that name none."""
     merge_pages: bool = False
     """Whether the kernel may merge equal pages of shims and guests, where KSM runs."""
+    forbid: tuple[Forbidden, ...] = ()
+    """What no container may ask for by its annotations."""
 
 
 def read(path: str) -> Config:
@@ -37,9 +40,15 @@ def read(path: str) -> Config:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     try:
-        config = msgspec.toml.decode(text, type=Config)
+        config = msgspec.toml.decode(text, type=Config, dec_hook=_forbidden)
         if config.engine:
             select(config.engine)
     except (msgspec.DecodeError, ModuleError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     return config
+
+
+def _forbidden(_type: type, text: Any) -> Forbidden:
+    if not isinstance(text, str):
+        raise ValueError(f"Expected `str`, got {text!r}")
+    return Forbidden(text)

@@ -31,10 +31,18 @@ from shim.guest.placement import is_systemd
 class Creator:
     """Makes the containers of one shim."""
 
-    def __init__(self, namespace: str, artifacts: Artifacts, runtime: Options, log: Logger) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        artifacts: Artifacts,
+        runtime: Options,
+        forbidden: Sequence[annotations.Forbidden],
+        log: Logger,
+    ) -> None:
         self._namespace = namespace
         self._artifacts = artifacts
         self._runtime = runtime
+        self._forbidden = forbidden
         self._log = log
         self._reaper = Reaper()
 
@@ -53,6 +61,8 @@ class Creator:
                 chosen = self._runtime
             outline = guest.outline if guest else read_outline(request.bundle)
             options.check_cgroups_path(chosen, outline.cgroups_path)
+            for forbidden in self._forbidden:
+                forbidden.check(outline.annotations)
             if guest is None and not is_native(outline):
                 guest = Guest(request.id, request.bundle, outline, self._artifacts)
                 guest.watch()

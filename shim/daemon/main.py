@@ -6,6 +6,7 @@ Runs in: shim.
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 
 from oci.bundle import CONFIG, Outline, read_outline
 from oci.runtime import SpecError
@@ -23,6 +24,7 @@ from shim.daemon.log import Logger
 from shim.daemon.sandbox import SandboxService
 from shim.daemon.service import TaskService
 from shim.guest import control
+from shim.guest.annotations import Forbidden
 from shim.launcher import RUN_DIRECTORY
 from shim.linux import credentials
 from shim.linux.files import write_small
@@ -103,7 +105,7 @@ def _start(
     credentials.set_name("pywasm-shim")
     # Not asyncio.run: this process ends here, and needs no loop taken apart for that.
     asyncio.new_event_loop().run_until_complete(
-        serve(claim, invocation, artifacts, early, log, runtime)
+        serve(claim, invocation, artifacts, early, log, runtime, settings.forbid)
     )
 
 
@@ -120,10 +122,12 @@ async def serve(
     early: Guest | None,
     log: Logger,
     runtime: options.Options = options.NONE,
+    forbidden: Sequence[Forbidden] = (),
 ) -> None:
     """Be the shim that listens on `claim`, until containerd shuts it down."""
     publisher = Publisher(invocation.ttrpc_address, invocation.namespace, log)
-    service = TaskService(invocation.namespace, publisher, artifacts, log, early, runtime)
+    namespace = invocation.namespace
+    service = TaskService(namespace, publisher, artifacts, log, early, runtime, forbidden)
     service.joining.expect(invocation.id)
     sandbox = SandboxService(service, artifacts, runtime, log)
     server = Server({**service.services(), **sandbox.services()})

@@ -8,7 +8,7 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from google.protobuf.empty_pb2 import Empty
@@ -32,6 +32,7 @@ from shim.daemon.process import ProcessError
 from shim.daemon.program import Program
 from shim.daemon.stdio import Stdio
 from shim.guest import control
+from shim.guest.annotations import Forbidden
 from shim.ttrpc import Code, Context, Method, RpcError
 
 
@@ -46,15 +47,16 @@ class TaskService:
         log: Logger,
         early: Guest | None = None,
         runtime: Options = NONE,
+        forbidden: Sequence[Forbidden] = (),
     ) -> None:
         """`early` is the guest of a Create that is still some milliseconds away.
 
-        `runtime` is for a Create that comes without options.
+        `runtime` is for a Create that comes without options, `forbidden` what none may ask for.
         """
         self._namespace = namespace
         self._publisher = publisher
         self._log = log
-        self._creator = Creator(namespace, artifacts, runtime, log)
+        self._creator = Creator(namespace, artifacts, runtime, forbidden, log)
         self._containers: dict[str, Container] = {}
         self._creating: set[str] = set()
         self._early = early

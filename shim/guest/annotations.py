@@ -94,8 +94,53 @@ def read(annotations: Mapping[str, str]) -> Annotations:
     alone, and goes before one that does not. The pod's sandbox asks for nothing. Raises SpecError
     naming the one that is unknown or malformed.
     """
+    result = Annotations(**_asked(annotations))
+    if result.listen and not result.network:
+        raise SpecError(f"annotations: {PREFIX}listen: there is no network to listen on")
+    return result
+
+
+class Forbidden:
+    """What a node's settings forbid its containers to ask for.
+
+    `NAME`, the annotation without its prefix, whatever its value; or `NAME=VALUE`, that value, or
+    one of those of a list.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError, in one line, for what nobody could ask for."""
+        self._text = text
+        self._name, equals, value = (part.strip() for part in text.partition("="))
+        if self._name not in _PARSERS:
+            raise ValueError(f"no annotation {self._name!r}; there are {', '.join(_PARSERS)}")
+        self._field, parse = _PARSERS[self._name]
+        self._value: Any = None
+        if not equals:
+            return
+        if self._name not in _WITH_FEW_VALUES:
+            raise ValueError(f"{self._name} can only be forbidden as a whole")
+        try:
+            self._value = parse(value)
+        except _MalformedError as expected:
+            raise ValueError(f"{self._name}: expected {expected}, got {value!r}") from None
+        if self._value == Annotations._field_defaults[self._field]:
+            raise ValueError(f"{text}: containers without the annotation have it so")
+
+    def check(self, annotations: Mapping[str, str]) -> None:
+        """Raise SpecError if a container with these annotations asks for it."""
+        asked = _asked(annotations)
+        if self._field not in asked:
+            return
+        value, those = asked[self._field], self._value
+        if value & those if isinstance(those, frozenset) else those in (None, value):
+            what = f'the settings of this node forbid it (forbid = ["{self._text}"])'
+            raise SpecError(f"annotations: {PREFIX}{self._name}: {what}")
+
+
+def _asked(annotations: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of `Annotations` that these give a value to, as `read` takes them."""
     if is_sandbox(annotations):
-        return Annotations()
+        return {}
     found: dict[str, Any] = {}
     this = next(filter(None, map(annotations.get, _CONTAINER_NAMES)), "")
     for key, value in sorted(annotations.items(), key=lambda item: "/" in item[0]):
@@ -114,10 +159,7 @@ def read(annotations: Mapping[str, str]) -> Annotations:
             found[field] = parse(value.strip())
         except _MalformedError as expected:
             raise SpecError(f"annotations: {key}: expected {expected}, got {value!r}") from None
-    result = Annotations(**found)
-    if result.listen and not result.network:
-        raise SpecError(f"annotations: {PREFIX}listen: there is no network to listen on")
-    return result
+    return found
 
 
 def _engine(value: str) -> str:
@@ -212,3 +254,4 @@ _PARSERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "rootfs": ("rootfs", _on),
     "time-limit": ("time_limit", _time_limit),
 }
+_WITH_FEW_VALUES: Final = ("engine", "handler", "kernel-filesystems", "network", "rootfs")

@@ -34,6 +34,16 @@ def test_pages_are_merged_only_where_it_was_asked_for(tmp_path: Path) -> None:
         (b'engine = "v8"', "v8"),
         (b'enigne = "wasmer"', "enigne"),
         (b'engine = "\xff"', "0xff"),
+        (b'forbid = "handler"', "forbid"),
+        (b"forbid = [3]", "forbid[0]"),
+        (b'forbid = ["handler", "handel=native"]', "no annotation 'handel'"),
+        (b'forbid = ["handler/web"]', "no annotation 'handler/web'"),
+        (b'forbid = ["dev.pywasm.handler"]', "no annotation"),
+        (b'forbid = ["handler=natve"]', "expected wasm, native or auto, got 'natve'"),
+        (b'forbid = ["handler="]', "expected wasm, native or auto, got ''"),
+        (b'forbid = ["handler=auto"]', "containers without the annotation have it so"),
+        (b'forbid = ["network=on"]', "containers without the annotation have it so"),
+        (b'forbid = ["listen=tcp://0.0.0.0:80"]', "listen can only be forbidden as a whole"),
     ],
 )
 def test_a_mistake_is_an_error_that_names_it(tmp_path: Path, text: bytes, culprit: str) -> None:

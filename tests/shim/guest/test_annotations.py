@@ -7,6 +7,7 @@ from shim.guest.annotations import (
     KERNEL_FILESYSTEMS,
     Annotations,
     ExtraPreopen,
+    Forbidden,
     Listen,
     read,
 )
@@ -55,6 +56,61 @@ def test_all_at_once() -> None:
 )
 def test_durations(value: str, seconds: float) -> None:
     assert one("time-limit", value).time_limit == seconds
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "name", "value"),
+    [
+        ("handler=native", "handler", "native"),
+        ("handler = native", "handler", " native "),
+        ("handler", "handler", "auto"),
+        ("engine=wasmer", "engine", "wasmer"),
+        ("network=off", "network", "off"),
+        ("kernel-filesystems", "kernel-filesystems", "mqueue"),
+        ("kernel-filesystems=proc", "kernel-filesystems", "all"),
+        ("kernel-filesystems=proc", "kernel-filesystems", "mqueue, proc"),
+        ("kernel-filesystems=all", "kernel-filesystems", "mqueue"),
+        ("kernel-filesystems=sysfs,proc", "kernel-filesystems", "proc"),
+        ("listen", "listen", "tcp://[::1]:80"),
+        ("preopens", "preopens", "/=/"),
+        ("time-limit", "time-limit", "1h"),
+    ],
+)
+def test_what_a_node_forbids(forbidden: str, name: str, value: str) -> None:
+    pod = {"io.kubernetes.cri.container-name": "web"}
+    for key in (f"dev.pywasm.{name}", f"dev.pywasm.{name}/web"):
+        with pytest.raises(SpecError) as caught:
+            Forbidden(forbidden).check({**pod, key: value})
+        expected = f'the settings of this node forbid it (forbid = ["{forbidden}"])'
+        assert str(caught.value) == f"annotations: dev.pywasm.{name}: {expected}"
+    # Of another container of the pod, of nobody, and of the sandbox, which asks for nothing.
+    Forbidden(forbidden).check({**pod, f"dev.pywasm.{name}/other": value})
+    Forbidden(forbidden).check({})
+    pod = {"io.kubernetes.cri.container-type": "sandbox"}
+    Forbidden(forbidden).check({**pod, f"dev.pywasm.{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "name", "value"),
+    [
+        ("handler=native", "handler", "wasm"),
+        ("handler=native", "handler", "auto"),
+        ("engine=wasmer", "engine", "wasmtime"),
+        ("kernel-filesystems=proc", "kernel-filesystems", "sysfs,mqueue"),
+        ("memory-pages", "time-limit", "1h"),
+    ],
+)
+def test_what_a_node_does_not_forbid(forbidden: str, name: str, value: str) -> None:
+    Forbidden(forbidden).check({f"dev.pywasm.{name}": value})
+
+
+def test_what_holds_for_a_container_is_what_counts() -> None:
+    forbidden = Forbidden("handler=native")
+    names = ("dev.pywasm.handler", "dev.pywasm.handler/web")
+    pod = {"io.kubernetes.cri.container-name": "web"}
+    forbidden.check({**pod, **dict(zip(names, ("native", "wasm"), strict=True))})
+    with pytest.raises(SpecError):
+        forbidden.check({**pod, **dict(zip(names, ("wasm", "native"), strict=True))})
 
 
 def test_automatic_is_no_engine_in_particular() -> None:

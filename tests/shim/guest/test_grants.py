@@ -354,6 +354,23 @@ async def test_a_demand_and_the_node_s_preference(shim: Shim) -> None:
     assert len(os.listdir(artifacts)) == 2
 
 
+async def test_what_the_node_forbids(shim: Shim) -> None:
+    shim.env["PYWASM_CONFIG"] = str(shim.directory / "config.toml")
+    rules = '["handler=native", "kernel-filesystems=proc", "listen"]'
+    (shim.directory / "config.toml").write_text(f"forbid = {rules}\n")
+    pod = {"io.kubernetes.cri.container-name": "web"}
+    for asked in (
+        {"dev.pywasm.handler": "native"},
+        {"dev.pywasm.handler": "wasm", "dev.pywasm.handler/web": "native"},
+        {"dev.pywasm.kernel-filesystems": "all"},
+        {"dev.pywasm.listen": "tcp://127.0.0.1:8080"},
+    ):
+        message = await refused(shim, annotations={**pod, **asked})
+        assert "the settings of this node forbid it" in message
+    kept = annotated(handler="wasm", **{"kernel-filesystems": "mqueue"})
+    assert await lines(shim, "env", "X", **kept) == ["(unset)"]
+
+
 async def test_a_configuration_with_a_mistake_fails_the_start(shim: Shim) -> None:
     shim.env["PYWASM_CONFIG"] = str(shim.directory / "config.toml")
     (shim.directory / "config.toml").write_text("engin = 1\n")
