@@ -63,13 +63,10 @@ class Artifacts:
         return artifact._replace(fd=fd)
 
     def keep(self, key: bytes, fd: int) -> None:
-        """Keep what a guest has made, in a file as `write_artifact` makes it; takes `fd` over.
-
-        Only from one that has not read its module yet.
-        """
+        """Keep a seccomp filter that a guest has compiled; takes `fd` over."""
         try:
-            self._cache.store(key, fd).close()
-        except ValueError as error:
+            self._cache.keep_filter(key, fd)
+        except (ValueError, OSError) as error:
             self._log.warning("not kept", artifact=key.hex(), error=error)
 
     async def _compile(self, request: control.Compile, module: int) -> Artifact | Refusal:

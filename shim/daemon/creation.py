@@ -64,7 +64,7 @@ class Creator:
             for forbidden in self._forbidden:
                 forbidden.check(outline.annotations)
             if guest is None and not is_native(outline):
-                guest = Guest(request.id, request.bundle, outline, self._artifacts)
+                guest = Guest(request.id, request.bundle, outline, self._artifacts, self._log)
                 guest.watch()
             fds = stdio.open()
             image, leaving = -1, None

@@ -3,10 +3,13 @@
 import contextlib
 import os
 import signal
+import socket
 from abc import ABC, abstractmethod
 
+from oci.bundle import Outline
 from oci.runtime import SpecError, decode_process
 from proto.task_pb2 import Status
+from shim.daemon.artifacts import Artifacts
 from shim.daemon.child import Child
 from shim.daemon.guest import Guest
 from shim.daemon.log import Logger
@@ -98,7 +101,7 @@ class GuestExec(Exec):
     async def _run(self, fds: list[int]) -> Child:
         if self.stdio.terminal and (size := decode_process(self._spec).console_size):
             self.stdio.resize(size.width, size.height)
-        child = self._coming = _join(self._guest)
+        child = self._coming = _join(self._guest, self._log)
         child.watch()
         try:
             ready = await child.prepare(self._spec, fds, terminal=self.stdio.terminal)
@@ -124,12 +127,23 @@ class GuestExec(Exec):
 class _Joined(Child):
     """A guest in the namespaces of another."""
 
+    def __init__(
+        self,
+        child: clone.Child,
+        channel: socket.socket,
+        artifacts: Artifacts,
+        log: Logger,
+        outline: Outline,
+    ) -> None:
+        super().__init__(child, channel, artifacts, log)
+        self._comes_to_others = any(n.type == "pid" for n in outline.namespaces)
+
     async def prepare(self, process: bytes, fds: list[int], *, terminal: bool) -> control.Ready:
         """Tell it what to run, and wait until it is ready to start. Raises GuestError."""
         return await self._prepare(control.Execute(process, terminal), fds)
 
 
-def _join(guest: Guest) -> _Joined:
+def _join(guest: Guest, log: Logger) -> _Joined:
     """Clone a guest into the cgroup of another, whose namespaces it joins itself.
 
     Raises OSError.
@@ -151,4 +165,4 @@ def _join(guest: Guest) -> _Joined:
     except OSError:
         ours.close()
         raise
-    return _Joined(child, ours, artifacts)
+    return _Joined(child, ours, artifacts, log, guest.outline)

@@ -11,6 +11,7 @@ from shim import hooks
 from shim.daemon import image, undertaker
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.child import Child, GuestError
+from shim.daemon.log import Logger
 from shim.guest import annotations, control
 from shim.guest.entry import Birth, live
 from shim.guest.placement import Placement
@@ -47,7 +48,9 @@ class NativeEntrypointError(Exception):
 class Guest(Child):
     """The guest of a container, with the cgroup and the namespaces that its spec asks for."""
 
-    def __init__(self, id: str, bundle: str, outline: Outline, artifacts: Artifacts) -> None:
+    def __init__(
+        self, id: str, bundle: str, outline: Outline, artifacts: Artifacts, log: Logger
+    ) -> None:
         """Clone the guest of `bundle`, which begins to isolate itself at once. Raises GuestError.
 
         Needs no event loop yet: the rest of this class does, and `watch` first of all.
@@ -82,7 +85,12 @@ class Guest(Child):
             if isinstance(error, SpecError):
                 raise GuestError(str(error), invalid=True) from error
             raise GuestError(control.reason(error), invalid=False) from error
-        super().__init__(child, ours, artifacts)
+        super().__init__(child, ours, artifacts, log)
+        self._comes_to_others = any(n.type == "pid" and n.path for n in outline.namespaces)
+        if outline.hooks.before_root:
+            self._expected.add(control.Isolated)
+        if not annotations.is_sandbox(outline.annotations) and self.annotations.handler != "wasm":
+            self._expected.add(control.Native)
 
     @property
     def cgroup(self) -> Cgroup | None:
@@ -110,11 +118,15 @@ class Guest(Child):
 
     async def _serve(self, request: control.Message, fds: list[int]) -> None:
         if isinstance(request, control.Isolated):
+            # Once; and after hooks there is no other runtime to begin anew.
+            self._expected -= {control.Isolated, control.Native}
             await self._run_early_hooks()
         elif isinstance(request, control.Native):
             if self.placement is not None and not (request.placed or self.placement.born_in):
                 self.placement = None  # which it has left to others
             raise NativeEntrypointError(fds[0] if fds else -1)
+        else:
+            await super()._serve(request, fds)
 
     async def _run_early_hooks(self) -> None:
         state = self.state("creating")

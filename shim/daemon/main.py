@@ -96,7 +96,7 @@ def _start(
     try:
         # At once: what a guest can do alone takes it as long as containerd takes to ask for it.
         if described and not is_native(outline):
-            early = Guest(invocation.id, invocation.bundle, outline, artifacts)
+            early = Guest(invocation.id, invocation.bundle, outline, artifacts, log)
     except (GuestError, SpecError) as error:
         log.debug("no early guest", error=error)  # Create will meet it too, and can tell somebody
     if warning:

@@ -92,7 +92,9 @@ class SandboxService:
         self._creating = True
         try:
             await self._tasks.discard_early()  # it took the sandbox for a container
-            self._sandbox = await _Sandbox.create(request, self._runtime, self._artifacts)
+            self._sandbox = await _Sandbox.create(
+                request, self._runtime, self._artifacts, self._log
+            )
         except (GuestError, SpecError) as error:
             known = isinstance(error, SpecError) or error.invalid
             code = Code.INVALID_ARGUMENT if known else Code.UNKNOWN
@@ -227,7 +229,11 @@ class _Sandbox:
 
     @classmethod
     async def create(
-        cls, request: api.CreateSandboxRequest, runtime: options.Options, artifacts: Artifacts
+        cls,
+        request: api.CreateSandboxRequest,
+        runtime: options.Options,
+        artifacts: Artifacts,
+        log: Logger,
     ) -> "_Sandbox":
         """Make it. Raises SpecError, GuestError or OSError, and then nothing of it is left."""
         id, bundle = request.sandbox_id, request.bundle_path
@@ -236,7 +242,7 @@ class _Sandbox:
             _write_spec(request, config, users)
             outline = read_outline(bundle)
             options.check_cgroups_path(runtime, outline.cgroups_path)
-            guest = Guest(id, bundle, outline, artifacts)
+            guest = Guest(id, bundle, outline, artifacts, log)
             guest.watch()
             try:
                 if config is not None:

@@ -9,7 +9,8 @@ named by the key:
                  the kind and the artifact's SHA-256
 
 Where an engine refused a module, the file holds its reason instead, as a trailer of another kind
-says: compiling the module again at each start would end the same way.
+says: compiling the module again at each start would end the same way. Compiled seccomp filters are
+of a third kind, and their names are made so that who hands one over cannot name a module's code.
 
 An engine maps an artifact by its name, in a guest that is root no longer but still has the
 directory for its working directory. So the files are for everybody to read (0444), and the
@@ -33,7 +34,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 from shim.engines.snapshot import contents, digest
@@ -54,7 +55,9 @@ _FILE_MODE: Final = 0o444
 
 _ARTIFACT: Final = 0  # kinds
 _REFUSAL: Final = 1
+_FILTER: Final = 2
 _REASON_BYTES: Final = 2048
+_FILTER_BYTES: Final = 4096 * 8  # BPF_MAXINSNS of struct sock_filter
 
 
 class Artifact(NamedTuple):
@@ -93,6 +96,15 @@ def write_artifact(fd: int, key: bytes, artifact: bytes) -> None:
     _write(fd, _ARTIFACT, key, artifact)
 
 
+def write_filter(fd: int, key: bytes, program: bytes) -> None:
+    """Write a compiled seccomp filter and its trailer to an empty file. Raises OSError."""
+    _write(fd, _FILTER, _filter_key(key), program)
+
+
+def _filter_key(profile: bytes) -> bytes:
+    return key(profile, "seccomp filter")
+
+
 def _write(fd: int, kind: int, key: bytes, content: bytes) -> None:
     checksum = _checksum(kind, hashlib.sha256(content).digest())
     trailer = _TRAILER.pack(_MAGIC, _VERSION, kind, len(content), key, checksum)
@@ -122,13 +134,21 @@ def _read_trailer(fd: int, size: int, key: bytes) -> tuple[int, int, bytes]:
     magic, version, kind, said, made_for, checksum = _TRAILER.unpack(
         os.pread(fd, _TRAILER.size, length)
     )
-    if magic != _MAGIC or version != _VERSION or kind not in (_ARTIFACT, _REFUSAL):
+    if magic != _MAGIC or version != _VERSION or kind > _FILTER:
         raise ValueError("not an artifact, or one of another version")
     if said != length:
         raise ValueError(f"{length} bytes long instead of {said}")
     if made_for != key:
         raise ValueError("made for another module or engine")
     return kind, length, checksum
+
+
+def _read(fd: int, length: int) -> bytes:
+    """Return the start of a file, and close it."""
+    try:
+        return os.pread(fd, length, 0)
+    finally:
+        os.close(fd)
 
 
 def open_directory(path: str) -> int:
@@ -198,6 +218,21 @@ class ArtifactCache:
 
     def load(self, key: bytes) -> Artifact | Refusal | None:
         """Return what is known for a key; `None` also where a file was not fit to be loaded."""
+        found = self._open(key, (_ARTIFACT, _REFUSAL))
+        if found is None:
+            return None
+        fd, kind, length = found
+        if kind == _ARTIFACT:
+            return Artifact(fd, length, key.hex())
+        return Refusal(_read(fd, min(length, _REASON_BYTES)).decode(errors="replace"))
+
+    def load_filter(self, key: bytes) -> bytes | None:
+        """Return a compiled filter, or `None` as `load`."""
+        found = self._open(_filter_key(key), (_FILTER,))
+        return None if found is None else _read(found[0], found[2])
+
+    def _open(self, key: bytes, kinds: Collection[int]) -> tuple[int, int, int] | None:
+        """Return an open file of one of these kinds, its kind and length."""
         name = key.hex()
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME
         try:
@@ -212,15 +247,13 @@ class ArtifactCache:
             return None
         try:
             kind, length = self._check(fd, key)
-            if kind == _ARTIFACT:
-                return Artifact(fd, length, name)
-            reason = os.pread(fd, min(length, _REASON_BYTES), 0).decode(errors="replace")
-            os.close(fd)
-            return Refusal(reason)
+            if kind not in kinds:
+                raise ValueError("of another kind")
         except (ValueError, OSError) as error:
             os.close(fd)
             self._discard(name, str(error))
             return None
+        return fd, kind, length
 
     def draft(self) -> int:
         """Return a nameless file on the cache's disk to write an artifact to.
@@ -242,6 +275,21 @@ class ArtifactCache:
             # Nobody who runs a module needs a descriptor that can write to the cache.
             readonly = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
             return Artifact(readonly, length, name)
+        finally:
+            os.close(fd)
+
+    def keep_filter(self, key: bytes, fd: int) -> None:
+        """Keep a filter that `write_filter` wrote to `fd`, which is taken over.
+
+        What is there already stays, whatever it is. Raises ValueError where `fd` holds no filter.
+        """
+        try:
+            name = _filter_key(key)
+            kind, length, _ = _read_trailer(fd, os.fstat(fd).st_size, name)
+            if kind != _FILTER or length > _FILTER_BYTES:
+                raise ValueError("not a filter")
+            if self.load_filter(key) is None:
+                self._keep(name, fd, length + _TRAILER.size, replace=False)
         finally:
             os.close(fd)
 

@@ -5,13 +5,14 @@ Runs in: shim and guest.
     guest                                       shim
       | -- Keep(key) + seccomp filter ----------> |   only if the cache has none
       | -- Touch(key) --------------------------> |   now and then, of what the cache has
-      | -- Compile(key) + module ---------------> |   only if the cache has no artifact, once
-      | <-------------- Compiled + artifact       |   or Refused(reason), for each engine
       | <-- Prepare(rootfs) + stdin, stdout, stderr   (when containerd calls Create), or
       | <-- Execute(process) + the same ---------|   (for a further process of a container)
       | -- Native + rootfs ---------------------> |   only if the program is no module: the end
       | -- Isolated ----------------------------> |   only if there are hooks for this moment
       | <------------------------------- Continue |
+      | -- Compile(key) + module ---------------> |   only if the cache has no artifact, once
+      | <-------------- Compiled + artifact       |   or Refused(reason), for each engine
+      | -- Sealed ------------------------------> |   it asks for nothing more
       | -- Arrived + pidfd ---------------------> |   only where others are in its PID namespace
       | <------------------------------- Continue |
       | -- Ready or Failed(reason) -------------> |
@@ -19,6 +20,9 @@ Runs in: shim and guest.
 
 Each message is one packet of a SOCK_SEQPACKET pair, descriptors ride along with SCM_RIGHTS. The end
 of the channel before Start tells a guest that nobody wants it any more.
+
+A guest sends Sealed while it is still nothing but our code, as root. Then it becomes the
+container's user and has native code loaded, and whoever breaks that loader speaks in its name.
 """
 
 import array
@@ -26,12 +30,19 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 _LIMIT = 1 << 18
 _MAX_FDS = 4
+
+Key: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+"""Of an artifact."""
+
+
+class MessageError(Exception):
+    """What has arrived is no message; it says why, in one line."""
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -68,7 +79,7 @@ class Compile(msgspec.Struct, tag=True, frozen=True):
     """
 
     engine: str
-    key: bytes
+    key: Key
     memory_pages: int | None = None
 
 
@@ -99,15 +110,15 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
 
 
 class Keep(msgspec.Struct, tag=True, frozen=True):
-    """Hands over what the artifact cache did not have: a file as `write_artifact` makes it."""
+    """Hands over a filter that the cache did not have: a file as `write_filter` makes it."""
 
-    key: bytes
+    key: Key
 
 
 class Touch(msgspec.Struct, tag=True, frozen=True):
     """Tells that an artifact of the cache was used; see `ArtifactCache.touch`."""
 
-    key: bytes
+    key: Key
     verified: bool
 
 
@@ -134,6 +145,10 @@ class Arrived(msgspec.Struct, tag=True, frozen=True):
 
 class Continue(msgspec.Struct, tag=True, frozen=True):
     """Answers Isolated and Arrived."""
+
+
+class Sealed(msgspec.Struct, tag=True, frozen=True):
+    """The guest is about to give its privileges up, and asks for nothing after this."""
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):
@@ -166,6 +181,7 @@ Message: TypeAlias = (
     | Isolated
     | Arrived
     | Continue
+    | Sealed
     | Ready
     | Failed
     | Start
@@ -207,7 +223,7 @@ def receive(channel: socket.socket) -> tuple[Message, list[int]]:
     """Receive one message and the descriptors that came with it (close-on-exec).
 
     Raises EOFError when the other side is gone, BlockingIOError when a non-blocking channel is
-    empty, and OSError where there are no descriptors left to receive some.
+    empty, OSError where there are no descriptors left to receive some, and MessageError.
     """
     # Not socket.recv_fds: in Python 3.10 it forgets the flags.
     data, ancillary, flags, _ = channel.recvmsg(
@@ -216,10 +232,24 @@ def receive(channel: socket.socket) -> tuple[Message, list[int]]:
     fds = array.array("i")
     for _, _, content in ancillary:
         fds.frombytes(content[: len(content) // 4 * 4])
-    if flags & socket.MSG_CTRUNC:  # no room for all of them
+    try:
+        if flags & socket.MSG_CTRUNC and len(fds) < _MAX_FDS:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return _message(data, flags), list(fds)
+    except BaseException:
         for fd in fds:
             os.close(fd)
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    if not data or flags & socket.MSG_TRUNC:
+        raise
+
+
+def _message(data: bytes, flags: int) -> Message:
+    if flags & socket.MSG_CTRUNC:
+        raise MessageError(f"more than {_MAX_FDS} descriptors")
+    if flags & socket.MSG_TRUNC:
+        raise MessageError(f"more than {_LIMIT} bytes")
+    if not data:
         raise EOFError("control channel closed")
-    return _decoder.decode(data), list(fds)
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise MessageError(f"no message: {error}") from None

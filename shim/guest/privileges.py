@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from oci.linux import Linux, Seccomp
 from oci.runtime import Process, Spec, SpecError
-from shim.engines.cache import Artifact, ArtifactCache
+from shim.engines.cache import ArtifactCache
 from shim.linux import (
     credentials,
     limits,
@@ -77,11 +77,9 @@ def load_filter(profile: Seccomp, cache: ArtifactCache) -> tuple[bytes, bytes, b
     Raises SpecError, OSError.
     """
     name = bytes.fromhex(seccomp.key(profile))
-    found = cache.load(name)
-    if isinstance(found, Artifact):
-        program = found.read()
-        found.close()
-        return name, program, True
+    found = cache.load_filter(name)
+    if found is not None:
+        return name, found, True
     return name, seccomp.compile_filter(profile), False
 
 

@@ -17,7 +17,7 @@ from oci.linux import Seccomp
 from oci.runtime import Mount, Process, SpecError
 from shim import hooks
 from shim.engines.base import ModuleError, internal_error
-from shim.engines.cache import ArtifactCache, write_artifact
+from shim.engines.cache import ArtifactCache, write_filter
 from shim.guest import control, entrypoint, grants, privileges
 from shim.guest.annotations import Annotations
 from shim.guest.arrival import arrive
@@ -130,7 +130,7 @@ def confinement(origin: Origin, profile: Seccomp | None) -> Confinement:
     key, filter_, cached = privileges.load_filter(profile, origin.cache())
     if not cached:
         kept = os.memfd_create("filter", os.MFD_CLOEXEC)
-        write_artifact(kept, key, filter_)
+        write_filter(kept, key, filter_)
         control.send(origin.channel, control.Keep(key), [kept])
         os.close(kept)
     return Confinement(filter=filter_, flags=seccomp.flag_bits(profile))
@@ -190,6 +190,7 @@ def settle(
         _control_terminal()
     kept = [origin.channel.fileno(), *kept]
     files.keep_only(kept if last.user_namespace is None else [*kept, last.user_namespace])
+    control.send(origin.channel, control.Sealed())
 
     def arriving() -> None:
         arrive(origin.channel)

@@ -169,6 +169,7 @@ class _Process:
             except SpecError as error:
                 self._say(control.Failed(str(error), invalid=True))
                 return
+        self._say(control.Sealed())
         self._say(control.Ready("none", "", hooked=bool(self._how & 16)))
 
     def _say(self, message: control.Message) -> None:

@@ -126,8 +126,8 @@ class Shim:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        log = Logger(str(directory), debug=False)
-        self._artifacts = Artifacts(str(directory / "state"), "", log)
+        self._log = Logger(str(directory), debug=False)
+        self._artifacts = Artifacts(str(directory / "state"), "", self._log)
 
     async def create(self, id: str, program: Callable[[], object]) -> tuple[Guest, int]:
         """Make the guest of a bundle, ready to run `program`; and the pipe of its output."""
@@ -137,7 +137,7 @@ class Shim:
         reader, writer = os.pipe()
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _ROOM)
         with running(program):
-            made = Guest(id, bundle, read_outline(bundle), self._artifacts)
+            made = Guest(id, bundle, read_outline(bundle), self._artifacts, self._log)
             made.watch()
             try:
                 await made.prepare([rootfs], [stdin, writer, writer])

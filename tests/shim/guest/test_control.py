@@ -1,5 +1,8 @@
+import array
 import os
+import socket
 
+import msgspec
 import pytest
 
 from shim.guest import control, program
@@ -13,6 +16,7 @@ from shim.guest import control, program
         control.Compile("wasmer", b"\0" * 32, memory_pages=16),
         control.Compiled(4096, "00ff"),
         control.Refused("not wasm"),
+        control.Sealed(),
         control.Ready("wasmer", "preferred"),
         control.Failed("no", True),
         control.Start(),
@@ -85,6 +89,55 @@ def test_a_message_that_would_be_cut_off_is_not_sent(size: int) -> None:
             control.send(ours, control.Execute(bytes(size)))
         control.send(ours, control.Execute(bytes((1 << 18) - 100)))
         assert isinstance(control.receive(theirs)[0], control.Execute)
+
+
+def raw(data: bytes, descriptors: int) -> tuple[socket.socket, socket.socket]:
+    """Send what need not be a message, with descriptors of /dev/null."""
+    ours, theirs = control.pair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    null = os.open(os.devnull, os.O_RDONLY)
+    theirs.sendmsg(
+        [data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null] * descriptors))]
+    )
+    os.close(null)
+    return ours, theirs
+
+
+START = msgspec.msgpack.encode(control.Start())
+
+
+@pytest.mark.parametrize(
+    ("data", "descriptors", "error"),
+    [
+        (b"\xff\xff", 3, "no message: "),
+        (b"\xc1", 1, "no message: "),
+        (b"\x81\xa4type\xa6Nobody", 1, "no message: Invalid value 'Nobody'"),
+        (b"\x82\xa4type\xa7Refused\xa6reason\xa2\xff\xfe", 1, "no message: "),  # no UTF-8
+        (b"\x82\xa4type\xa5Start\xa1x" + b"\x91" * 100_000, 1, "no message: "),  # nested
+        (msgspec.msgpack.encode(control.Keep(b"short")), 1, "no message: Expected `bytes` of leng"),
+        (bytes((1 << 18) + 1), 3, "more than 262144 bytes"),
+        (START, 5, "more than 4 descriptors"),
+        (START, 100, "more than 4 descriptors"),
+    ],
+)
+def test_what_is_no_message_is_an_error_and_leaves_no_descriptor(
+    data: bytes, descriptors: int, error: str
+) -> None:
+    ours, theirs = raw(data, descriptors)
+    with ours, theirs:
+        before = sorted(os.listdir("/proc/self/fd"))
+        with pytest.raises(control.MessageError, match=error):
+            control.receive(ours)
+        assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_empty_packet_is_an_end_and_leaves_no_descriptor() -> None:
+    ours, theirs = raw(b"", 2)
+    with ours, theirs:
+        before = sorted(os.listdir("/proc/self/fd"))
+        with pytest.raises(EOFError):
+            control.receive(ours)
+        assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_mistake_of_ours_is_told_as_one() -> None:
