@@ -137,12 +137,15 @@ def _open_made(root: int, path: str, is_dir: bool, owner: Owner | None) -> int:
 
 def _create(parent: int, name: str, *, is_dir: bool, owner: Owner | None) -> str | None:
     """Create `name` unless it exists; where it leads if it is a symlink."""
+    # By a descriptor, since another process may replace what was made: then it is given nothing
+    # but another directory.
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         if is_dir:
             os.mkdir(name, 0o755, dir_fd=parent)
         else:
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-            os.close(os.open(name, flags, 0o644, dir_fd=parent))
+        made = os.open(name, flags, 0o644, dir_fd=parent)
     except FileExistsError:
         try:
             return os.readlink(name, dir_fd=parent)
@@ -150,6 +153,9 @@ def _create(parent: int, name: str, *, is_dir: bool, owner: Owner | None) -> str
             if e.errno != errno.EINVAL:  # that is: no symlink
                 raise
         return None
-    if owner is not None and owner != (0, 0):
-        os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
+    try:
+        if owner is not None and owner != (0, 0):
+            os.fchown(made, *owner)
+    finally:
+        os.close(made)
     return None
