@@ -27,6 +27,7 @@ from shim.engines.limits import limit_memory
 from shim.engines.snapshot import contents
 from shim.engines.text import assembled
 from shim.linux import clone, credentials, files, mounts, signals
+from shim.messages import one_line
 
 _NAMESPACES: Final = (
     clone.CLONE_NEWNS
@@ -285,7 +286,7 @@ def _write(key: bytes, artifact: bytes, outputs: Sequence[int]) -> None:
 def _give_up(status: int, reason: str) -> NoReturn:
     # What a library may have said before is not part of the reason.
     os.ftruncate(2, 0)
-    os.pwrite(2, reason.encode(errors="replace"), 0)
+    os.pwrite(2, one_line(reason).encode(), 0)
     raise SystemExit(status)
 
 

@@ -7,6 +7,8 @@ import os
 import time
 from typing import Final
 
+from shim.messages import cut
+
 _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
 
 
@@ -62,6 +64,7 @@ def _timestamp() -> str:
 
 def _quote(text: str) -> str:
     """Write a value as logrus does: bare if it is plain, else as a Go string; always one line."""
+    text = cut(text)
     if text and _PLAIN.issuperset(text):
         return text
     quoted = []

@@ -28,6 +28,7 @@ from shim.guest.annotations import Forbidden
 from shim.launcher import RUN_DIRECTORY
 from shim.linux import credentials
 from shim.linux.files import write_small
+from shim.messages import one_line
 from shim.ttrpc import Server
 
 _GRACE = 2.0
@@ -49,7 +50,8 @@ def handle(connection: socket.socket, warning: str = "") -> None:
             _start(connection, run_directory, invocation, warning)
     except (OSError, SpecError, UsageError, config.ConfigError) as error:
         reason = control.reason(error) if isinstance(error, OSError) else str(error)
-        _answer(connection, f"containerd-shim-pywasm-v1: {reason}\n".encode(), status=1)
+        message = f"containerd-shim-pywasm-v1: {one_line(reason)}\n"
+        _answer(connection, message.encode(), status=1)
 
 
 def _answer(connection: socket.socket, output: bytes, status: int = 0) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 
+from shim.messages import one_line, plain
+
 if TYPE_CHECKING:
     from shim.wasi.program import Program
 
@@ -35,10 +37,7 @@ _FEATURES: Final = (
 
 
 class ModuleError(Exception):
-    """A module cannot be run; the message is one line that names the culprit."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+    """A module cannot be run; the message names the culprit."""
 
 
 class Preopen(NamedTuple):
@@ -183,15 +182,6 @@ def cpu() -> str:
     return " ".join([os.uname().machine, *sorted(found)])
 
 
-def one_line(text: object) -> str:
-    """Return a message on one line, with nothing in it that a terminal would act on.
-
-    The names in it may come from a hostile module.
-    """
-    joined = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)
-
-
 def backtrace(reason: str, frames: Sequence[str]) -> str:
     """Return what to say about a trap."""
     lines = [f"pywasm: wasm trap: {reason}"]
@@ -223,7 +213,7 @@ def raised_in(error: BaseException) -> str:
 
 def trapped(message: str) -> NoReturn:
     """Say on descriptor 2 why the guest ends here, and end."""
-    data = message.encode(errors="backslashreplace") + b"\n"
+    data = "".join(plain(line) + "\n" for line in message.split("\n")).encode()
     try:
         while data:
             data = data[os.write(2, data) :]

@@ -22,12 +22,12 @@ from shim.engines.base import (
     cpu,
     internal_error,
     not_instantiated,
-    one_line,
     trapped,
 )
 from shim.engines.linking import Signature, check_export, link
 from shim.engines.text import assembled
 from shim.engines.wasmtime_wasi import HostFunctions, window
+from shim.messages import one_line
 from shim.wasi import preview1
 from shim.wasi.program import Program
 

@@ -150,8 +150,7 @@ def _asked(annotations: Mapping[str, str]) -> dict[str, Any]:
         parser = _PARSERS.get(name)
         if parser is None or (slash and not container):
             known = ", ".join(sorted(_PARSERS))
-            name = key if key.isprintable() else ascii(key)
-            raise SpecError(f"annotations: {name}: unknown; after {PREFIX} there may be {known}")
+            raise SpecError(f"annotations: {key}: unknown; after {PREFIX} there may be {known}")
         if slash and container != this:
             continue
         field, parse = parser

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from proto import ttrpc_pb2
+from shim.messages import one_line
 from shim.ttrpc.frames import (
     CLOSED,
     DATA,
@@ -202,8 +203,7 @@ class ServerProtocol(_End):
         response = ttrpc_pb2.Response(payload=payload)
         if code is not Code.OK:
             response.status.code = code
-            # Messages quote paths, and a path may hold what no UTF-8 string can.
-            response.status.message = message.encode(errors="backslashreplace").decode()
+            response.status.message = one_line(message)
         data = response.SerializeToString()
         if len(data) > MAX_DATA:
             error = _oversized(len(data))

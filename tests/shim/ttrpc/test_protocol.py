@@ -115,7 +115,7 @@ class TestServer:
         list(server.receive(encode(1, REQUEST, 0, ENVELOPE) + encode(3, REQUEST, 0, ENVELOPE)))
         server.respond(1, bytes(MAX_DATA))
         server.fail(3, Code.INTERNAL, "x" * MAX_DATA)
-        assert codes(server) == [(1, Code.RESOURCE_EXHAUSTED), (3, Code.RESOURCE_EXHAUSTED)]
+        assert codes(server) == [(1, Code.RESOURCE_EXHAUSTED), (3, Code.INTERNAL)]
 
     def test_message_that_is_not_unicode(self) -> None:
         server = ServerProtocol()
