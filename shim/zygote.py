@@ -21,7 +21,7 @@ import time
 
 from shim import pages
 from shim.launcher import LISTENER
-from shim.linux import cgroups, credentials, files, readonly
+from shim.linux import callbacks, cgroups, credentials, files, readonly
 
 WARMER = "pywasm-warmer"
 """The command name of the zygote's one lasting child."""
@@ -66,6 +66,7 @@ def main() -> None:
     except OSError:
         sys.excepthook(*sys.exc_info())  # it only saves memory
     _serve(sock, sys.argv[1], _start_warmer())
+    os._exit(0)  # not by the interpreter's end, which would drop callbacks
 
 
 def _preload() -> None:
@@ -82,6 +83,7 @@ def _preload() -> None:
     release = (lambda: _lock.release()).__code__  # type: ignore[name-defined] # noqa: F821, PLW0108
     logging._after_at_fork_child_reinit_locks.__code__ = release  # type: ignore[attr-defined]
     shim.engines.preload()
+    callbacks.seal()
 
 
 def _start_warmer() -> int:

@@ -70,6 +70,8 @@ _mmap.argtypes = (
 )
 _mmap.restype = ctypes.c_void_p
 _MAP_FAILED = ctypes.c_void_p(-1).value
+_mprotect = LIBC.mprotect
+_mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def memory_map(address: int, size: int, protection: int, flags: int, fd: int = -1) -> int:
@@ -78,6 +80,12 @@ def memory_map(address: int, size: int, protection: int, flags: int, fd: int = -
     if mapped is None or mapped == _MAP_FAILED:
         fail("mmap")
     return int(mapped)
+
+
+def memory_protect(address: int, size: int, protection: int, what: str = "") -> None:
+    """mprotect(2). Raises OSError, with `what` as its filename."""
+    if _mprotect(address, size, protection) < 0:
+        fail("mprotect", what)
 
 
 def fail(call: str, culprit: str | bytes | None = None, errno: int | None = None) -> NoReturn:

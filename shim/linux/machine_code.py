@@ -7,10 +7,7 @@ import mmap
 import os
 from collections.abc import Mapping
 
-from shim.linux.libc import LIBC, fail, memory_map
-
-_mprotect = LIBC.mprotect
-_mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+from shim.linux.libc import memory_map, memory_protect
 
 
 def place(code: Mapping[str, bytes], what: str) -> int:
@@ -23,6 +20,5 @@ def place(code: Mapping[str, bytes], what: str) -> int:
     page = memory_map(0, mmap.PAGESIZE, writable, mmap.MAP_PRIVATE | mmap.MAP_ANON)
     ctypes.memmove(page, here, len(here))
     # On aarch64 the kernel makes the instruction cache coherent when a page becomes executable.
-    if _mprotect(page, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC) < 0:
-        fail("mprotect", what)
+    memory_protect(page, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC, what)
     return page
