@@ -7,9 +7,9 @@ spec demands, ``null`` is an absent field, and only what nothing can run without
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
-from msgspec import Meta, field
+from msgspec import Meta, defstruct, field
 
 from oci.decoding import Buffer, DocumentDecoder, SpecError
 from oci.linux import ID, U32, U64, IDMapping, Linux, Resources, Section
@@ -23,6 +23,7 @@ __all__ = [
     "IOPriority",
     "Mount",
     "Process",
+    "ProcessOutline",
     "Rlimit",
     "Root",
     "Scheduler",
@@ -31,6 +32,7 @@ __all__ = [
     "User",
     "decode",
     "decode_process",
+    "decode_process_outline",
     "decode_resources",
 ]
 
@@ -98,14 +100,12 @@ class CPUAffinity(Section, frozen=True, kw_only=True):
     final: str = ""
 
 
-class Process(Section, frozen=True, kw_only=True):
-    """What runs in the container, and as whom. The request to execute another has this form too."""
+class ProcessOutline(Section, frozen=True, kw_only=True):
+    """What somebody may know of a process who must not keep its arguments and environment."""
 
     terminal: bool = False
     console_size: ConsoleSize | None = None
     user: User = User()
-    args: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
     cwd: str = "/"
     capabilities: Capabilities = Capabilities()
     rlimits: tuple[Rlimit, ...] = ()
@@ -116,6 +116,13 @@ class Process(Section, frozen=True, kw_only=True):
     selinux_label: str = ""
     io_priority: IOPriority | None = None
     exec_cpu_affinity: CPUAffinity | None = field(name="execCPUAffinity", default=None)
+
+
+class Process(ProcessOutline, frozen=True, kw_only=True):
+    """What runs in the container, and as whom. The request to execute another has this form too."""
+
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
 
 
 class Root(Section, frozen=True, kw_only=True):
@@ -172,6 +179,21 @@ class Spec(Section, frozen=True, kw_only=True):
 
 _spec = DocumentDecoder(Spec, "config.json")
 _process = DocumentDecoder(Process, "process")
+_process_outline = DocumentDecoder(
+    ProcessOutline,
+    "process",
+    generic=defstruct(
+        "AnyProcess",
+        [(name, Any, None) for name in ProcessOutline.__struct_fields__],
+        rename=dict(
+            zip(
+                ProcessOutline.__struct_fields__,
+                ProcessOutline.__struct_encode_fields__,
+                strict=True,
+            )
+        ),
+    ),
+)
 _resources = DocumentDecoder(Resources, "resources")
 
 
@@ -183,6 +205,11 @@ def decode(data: Buffer) -> Spec:
 def decode_process(data: Buffer) -> Process:
     """Return the process that an exec request describes, or raise `SpecError`."""
     return _process.decode(data)
+
+
+def decode_process_outline(data: Buffer) -> ProcessOutline:
+    """Return what is no secret of it, without a copy of the rest, or raise `SpecError`."""
+    return _process_outline.decode(data)
 
 
 def decode_resources(data: Buffer) -> Resources:

@@ -21,10 +21,10 @@ from collections.abc import Callable
 
 from oci.bundle import Outline
 from oci.linux import Resources
-from oci.runtime import decode_process
 from proto.task_pb2 import Status
 from proto.task_v2_pb2 import CreateTaskRequest
 from shim.daemon.apart import apart
+from shim.daemon.exec_request import ProcessFile
 from shim.daemon.execution import Exec
 from shim.daemon.log import Logger
 from shim.daemon.oom import OomReporter
@@ -146,18 +146,23 @@ class Container(Program, ABC):
                 except ProcessLookupError:
                     pass  # it was faster
 
-    def execute(self, exec_id: str, spec: bytes, stdio: Stdio) -> Exec:
-        """Add a further program, which is not started yet. Raises RpcError, SpecError."""
+    def execute(self, exec_id: str, process: ProcessFile, stdio: Stdio) -> Exec:
+        """Add a further program, which is not started yet and takes `process` over.
+
+        Raises RpcError, SpecError.
+        """
         if exec_id in self.execs:
             raise RpcError(Code.ALREADY_EXISTS, f"id {exec_id}: already exists")
         if self.status in (Status.STOPPED, Status.PAUSED):
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot exec in a {self.state()} container")
-        decode_process(spec)  # whoever is to run it reads it again, and holds its secrets
-        self.execs[exec_id] = self._exec(exec_id, spec, stdio)
+        size = process.outline().console_size
+        if stdio.terminal and size is not None:
+            stdio.resize(size.width, size.height)
+        self.execs[exec_id] = self._exec(exec_id, process, stdio)
         return self.execs[exec_id]
 
     @abstractmethod
-    def _exec(self, exec_id: str, spec: bytes, stdio: Stdio) -> Exec:
+    def _exec(self, exec_id: str, process: ProcessFile, stdio: Stdio) -> Exec:
         """Return a further program as it is in this kind of container."""
 
     def pause(self) -> None:

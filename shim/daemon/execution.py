@@ -7,10 +7,11 @@ import socket
 from abc import ABC, abstractmethod
 
 from oci.bundle import Outline
-from oci.runtime import SpecError, decode_process
+from oci.runtime import SpecError
 from proto.task_pb2 import Status
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.child import Child
+from shim.daemon.exec_request import ProcessFile
 from shim.daemon.guest import Guest
 from shim.daemon.log import Logger
 from shim.daemon.process import Process, ProcessError
@@ -26,11 +27,13 @@ from shim.ttrpc import Code, RpcError
 class Exec(Program, ABC):
     """A program of a running container; its process is there from `start` on."""
 
-    def __init__(self, id: str, container: Program, spec: bytes, stdio: Stdio, log: Logger) -> None:
-        """`spec` is its `process`, in JSON."""
+    def __init__(
+        self, id: str, container: Program, document: ProcessFile, stdio: Stdio, log: Logger
+    ) -> None:
+        """`document` says what to run; it is taken over."""
         super().__init__(container.id, id, stdio)
         self._container = container
-        self._spec = spec
+        self._document = document
         self._log = log
 
     @property
@@ -65,7 +68,7 @@ class Exec(Program, ABC):
             invalid = not isinstance(error, ProcessError) or error.invalid
             code = Code.INVALID_ARGUMENT if invalid else Code.UNKNOWN
             raise RpcError(code, str(error)) from error
-        self._spec = b""  # its environment may hold secrets
+        self._document.close()
         self._adopt(process)
         if self._container.status == Status.STOPPED:  # and could not take this with it
             with contextlib.suppress(RpcError):
@@ -80,6 +83,7 @@ class Exec(Program, ABC):
 
     async def discard(self) -> None:
         """End it, whatever it does, and free what it held."""
+        self._document.close()
         if self._process is not None:
             await self._process.discard()
         self._over.set()
@@ -91,20 +95,24 @@ class GuestExec(Exec):
     """A further program beside a guest: another guest."""
 
     def __init__(
-        self, id: str, container: Program, guest: Guest, spec: bytes, stdio: Stdio, log: Logger
+        self,
+        id: str,
+        container: Program,
+        guest: Guest,
+        document: ProcessFile,
+        stdio: Stdio,
+        log: Logger,
     ) -> None:
-        super().__init__(id, container, spec, stdio, log)
+        super().__init__(id, container, document, stdio, log)
         self._guest = guest
         self._coming: Child | None = None
         """Its process, while that is outside of the container's PID namespace, or not ready."""
 
     async def _run(self, fds: list[int]) -> Child:
-        if self.stdio.terminal and (size := decode_process(self._spec).console_size):
-            self.stdio.resize(size.width, size.height)
         child = self._coming = _join(self._guest, self._log)
         child.watch()
         try:
-            ready = await child.prepare(self._spec, fds, terminal=self.stdio.terminal)
+            ready = await child.prepare(self._document, fds, terminal=self.stdio.terminal)
         except BaseException:
             await child.discard()
             raise
@@ -138,9 +146,11 @@ class _Joined(Child):
         super().__init__(child, channel, artifacts, log)
         self._comes_to_others = any(n.type == "pid" for n in outline.namespaces)
 
-    async def prepare(self, process: bytes, fds: list[int], *, terminal: bool) -> control.Ready:
+    async def prepare(
+        self, document: ProcessFile, fds: list[int], *, terminal: bool
+    ) -> control.Ready:
         """Tell it what to run, and wait until it is ready to start. Raises GuestError."""
-        return await self._prepare(control.Execute(process, terminal), fds)
+        return await self._prepare(control.Execute(terminal), [*fds, document.fileno()])
 
 
 def _join(guest: Guest, log: Logger) -> _Joined:

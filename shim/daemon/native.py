@@ -19,6 +19,7 @@ from proto.task_v2_pb2 import CreateTaskRequest
 from shim.daemon import image, undertaker
 from shim.daemon.apart import apart
 from shim.daemon.container import PID_FILE, Container, rootfs_mounts
+from shim.daemon.exec_request import ProcessFile
 from shim.daemon.execution import Exec
 from shim.daemon.handover import Handover
 from shim.daemon.log import Logger
@@ -117,8 +118,8 @@ class NativeContainer(Container):
         with suppress(OSError):
             self._cgroup().kill()  # its descendants, too
 
-    def _exec(self, exec_id: str, spec: bytes, stdio: Stdio) -> Exec:
-        return _NativeExec(exec_id, self, self._runtime, self._reaper, spec, stdio, self._log)
+    def _exec(self, exec_id: str, process: ProcessFile, stdio: Stdio) -> Exec:
+        return _NativeExec(exec_id, self, self._runtime, self._reaper, process, stdio, self._log)
 
     async def _free(self) -> None:
         await self._init.discard()
@@ -139,26 +140,27 @@ class _NativeExec(Exec):
         container: NativeContainer,
         runtime: OciRuntime,
         reaper: Reaper,
-        spec: bytes,
+        document: ProcessFile,
         stdio: Stdio,
         log: Logger,
     ) -> None:
-        super().__init__(id, container, spec, stdio, log)
+        super().__init__(id, container, document, stdio, log)
         self._bundle = container.bundle
         self._runtime = runtime
         self._reaper = reaper
 
     async def _run(self, fds: list[int]) -> Process:
         terminal = self.stdio.terminal
-        # Of the request, not of what it runs: without a terminal there is nobody to take one.
-        fields = msgspec.json.decode(self._spec, type=dict[str, msgspec.Raw])
-        fields["terminal"] = msgspec.Raw(b"true" if terminal else b"false")
-        spec = msgspec.json.encode(fields)
-        with self._reaper.expecting(), Handover(self._bundle, terminal=terminal) as handover:
+        with (
+            # Of the request, not of what it runs: without a terminal there is nobody to take one.
+            self._document.with_terminal(terminal) as document,
+            self._reaper.expecting(),
+            Handover(self._bundle, terminal=terminal) as handover,
+        ):
             await self._runtime.exec(
                 self.container_id,
                 self._bundle,
-                spec,
+                document.fileno(),
                 () if terminal else fds,
                 pid_file=handover.pid_file,
                 console_socket=handover.console_socket,

@@ -97,23 +97,17 @@ class OciRuntime(msgspec.Struct, frozen=True):
         self,
         id: str,
         bundle: str,
-        process: bytes,
+        process: int,
         fds: Sequence[int],
         *,
         pid_file: str,
         console_socket: str,
     ) -> None:
-        """Run a further program, a `process` of the spec in JSON, in a container."""
-        # It holds an environment, with secrets: no file of this has a name.
-        document = os.memfd_create("process", os.MFD_CLOEXEC)
-        try:
-            os.write(document, process)
-            arguments = ["exec", "--detach", "--process", _path(document), "--pid-file", pid_file]
-            if console_socket:
-                arguments += ["--console-socket", console_socket]
-            await self._call([*arguments, id], bundle, fds)
-        finally:
-            os.close(document)
+        """Run a further program in a container: a file with a `process` of the spec, in JSON."""
+        arguments = ["exec", "--detach", "--process", _path(process), "--pid-file", pid_file]
+        if console_socket:
+            arguments += ["--console-socket", console_socket]
+        await self._call([*arguments, id], bundle, fds)
 
     async def delete(self, id: str, bundle: str) -> None:
         """End a container, whatever it does, and free what it holds; it may be half made."""

@@ -1,8 +1,13 @@
-"""Bytes on their way between descriptors, with nobody waiting for them. Runs in: shim."""
+"""Bytes on their way between descriptors, with nobody waiting for them. Runs in: shim.
+
+People type passwords: nothing of it stays, and no fork sees what is on its way.
+"""
 
 import asyncio
 import os
 from collections.abc import Callable
+
+from shim.linux import fleeting
 
 _CAPACITY = 1 << 16
 _MAX_TRAILER = 8
@@ -29,7 +34,7 @@ class Pump:
         """
         self._source, self._sink = source, sink
         self._ended, self._trailer = ended, trailer
-        self._buffer = memoryview(bytearray(_CAPACITY + _MAX_TRAILER))
+        self._buffer = fleeting.buffer(_CAPACITY + _MAX_TRAILER)
         self._start = self._end = 0
         self._last = -1
         self._finishing = self._at_end = self._stopped = self._blocked = False
@@ -48,6 +53,7 @@ class Pump:
             self._stopped = True
             self._loop.remove_reader(self._source)
             self._loop.remove_writer(self._sink)
+            fleeting.wipe(self._buffer[: self._end])
 
     def _go_on(self) -> None:
         # No more than one buffer in a go: the loop has others to serve.
@@ -102,3 +108,5 @@ class Pump:
             pass
         except OSError:
             self._start = self._end
+        if self._start == self._end:
+            fleeting.wipe(self._buffer[: self._end])

@@ -23,6 +23,7 @@ from shim.daemon.artifacts import Artifacts
 from shim.daemon.container import Container
 from shim.daemon.creation import Creator
 from shim.daemon.events import Publisher, timestamp
+from shim.daemon.exec_request import ExecRequest
 from shim.daemon.execution import Exec
 from shim.daemon.guest import Guest
 from shim.daemon.joining import Joining
@@ -73,7 +74,7 @@ class TaskService:
         """What the ttrpc server offers."""
         methods = {
             "Create": Method(api.CreateTaskRequest, self.create),
-            "Exec": Method(api.ExecProcessRequest, self.exec),
+            "Exec": Method(ExecRequest, self.exec),
             "ResizePty": Method(api.ResizePtyRequest, self.resize_pty),
             "Start": Method(api.StartRequest, self.start),
             "State": Method(api.StateRequest, self.state),
@@ -172,14 +173,19 @@ class TaskService:
             )
         )
 
-    async def exec(self, request: api.ExecProcessRequest, _: Context) -> Empty:
+    async def exec(self, request: ExecRequest, _: Context) -> Empty:
         """Add a program to a container; Start runs it."""
-        container = self._container(request.id)
-        stdio = self._stdio(request.id, request)
-        with _named_errors():
-            container.execute(request.exec_id, request.spec.value, stdio)
+        fields = request.fields
+        try:
+            container = self._container(fields.id)
+            stdio = self._stdio(fields.id, fields)
+            with _named_errors():
+                container.execute(fields.exec_id, request.process, stdio)
+        except BaseException:
+            request.process.close()
+            raise
         self._publisher.publish(
-            events_pb2.TaskExecAdded(container_id=container.id, exec_id=request.exec_id)
+            events_pb2.TaskExecAdded(container_id=container.id, exec_id=fields.exec_id)
         )
         return Empty()
 

@@ -8,6 +8,7 @@ from proto.task_v2_pb2 import CreateTaskRequest
 from shim import hooks
 from shim.daemon.child import GuestError
 from shim.daemon.container import PID_FILE, Container, rootfs_mounts
+from shim.daemon.exec_request import ProcessFile
 from shim.daemon.execution import Exec, GuestExec
 from shim.daemon.guest import Guest
 from shim.daemon.log import Logger
@@ -60,8 +61,8 @@ class WasmContainer(Container):
             raise RpcError(Code.UNKNOWN, str(error)) from error
         await self._run_late_hooks("poststart", self._guest.outline.hooks.poststart, "running")
 
-    def _exec(self, exec_id: str, spec: bytes, stdio: Stdio) -> Exec:
-        return GuestExec(exec_id, self, self._guest, spec, stdio, self._log)
+    def _exec(self, exec_id: str, process: ProcessFile, stdio: Stdio) -> Exec:
+        return GuestExec(exec_id, self, self._guest, process, stdio, self._log)
 
     async def _free(self) -> None:
         await self._guest.discard()

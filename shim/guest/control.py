@@ -6,7 +6,7 @@ Runs in: shim and guest.
       | -- Keep(key) + seccomp filter ----------> |   only if the cache has none
       | -- Touch(key) --------------------------> |   now and then, of what the cache has
       | <-- Prepare(rootfs) + stdin, stdout, stderr   (when containerd calls Create), or
-      | <-- Execute(process) + the same ---------|   (for a further process of a container)
+      | <-- Execute + the same, and what to run --|   (for a further process of a container)
       | -- Native + rootfs ---------------------> |   only if the program is no module: the end
       | -- Isolated ----------------------------> |   only if there are hooks for this moment
       | <------------------------------- Continue |
@@ -66,9 +66,8 @@ class Prepare(msgspec.Struct, tag=True, frozen=True):
 
 
 class Execute(msgspec.Struct, tag=True, frozen=True):
-    """The process of an Exec request, in JSON. Carries stdin, stdout and stderr."""
+    """A further program. Carries stdin, stdout, stderr and its `process`, in JSON."""
 
-    process: bytes
     terminal: bool = False
 
 

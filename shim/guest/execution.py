@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from oci.bundle import read_spec
 from oci.runtime import CPUAffinity, Process, SpecError, decode_process
 from shim.engines.base import ModuleError
+from shim.engines.snapshot import contents
 from shim.guest import control, entrypoint, privileges, program, rootfs, workdir
 from shim.guest.placement import Placement
 from shim.linux import clone, keyring, limits, procfs, scheduling, security_labels, signals
@@ -54,10 +55,13 @@ def live(birth: Birth) -> None:
 def _join(birth: Birth) -> program.Ready:
     """Do everything up to Ready."""
     origin = birth.origin
-    message, stdio = control.receive(origin.channel)
+    message, fds = control.receive(origin.channel)
     if not isinstance(message, control.Execute):
         raise EOFError
-    process = decode_process(message.process)
+    *stdio, document = fds
+    with contents(document, os.fstat(document).st_size) as text:
+        process = decode_process(text)
+    os.close(document)
     if not process.args:
         raise SpecError("process.args: expected at least one argument")
     spec = read_spec(birth.bundle)

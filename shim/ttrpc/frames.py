@@ -8,6 +8,8 @@ Library, no I/O. A frame is ten bytes of header, all numbers big-endian, and the
 from struct import Struct
 from typing import NamedTuple
 
+from shim.linux import fleeting
+
 HEADER = Struct(">IIBB")
 MAX_DATA = 4 << 20
 
@@ -29,7 +31,7 @@ class Frame(NamedTuple):
     stream: int
     kind: int
     flags: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class Oversized(NamedTuple):
@@ -46,47 +48,63 @@ def encode(stream: int, kind: int, flags: int, data: bytes) -> bytes:
 
 
 class Decoder:
-    """Cuts a stream of bytes into frames, however the bytes are chunked; keeps the unfinished rest.
+    """Cuts a stream of bytes into frames, however the bytes are chunked; keeps the unfinished one.
 
-    It cannot fail: any header is a valid one. It holds at most MAX_DATA bytes and one chunk.
+    It cannot fail: any header is a valid one. What it holds of a frame, at most MAX_DATA bytes, it
+    holds where no fork inherits it.
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._header = bytearray()
+        self._frame = (0, 0, 0)  # stream, kind and flags of the unfinished one
+        self._data: memoryview | None = None  # of that, and of it so many bytes:
+        self._filled = 0
+        self._finished: memoryview | None = None
         self._skip = 0  # bytes still to come of the frame in _skipped
         self._skipped = Oversized(0, 0, 0)
 
-    def feed(self, chunk: bytes) -> list[Frame | Oversized]:
-        """Take the next chunk and return the frames it completes."""
-        if self._skip > len(chunk):
-            self._skip -= len(chunk)
-            return []
+    def feed(self, chunk: bytes | memoryview) -> list[Frame | Oversized]:
+        """Take the next chunk and return the frames it completes.
+
+        Their data is not copied: it is the chunk, or a place that `forget` wipes.
+        """
         frames: list[Frame | Oversized] = []
-        start = 0
-        buffer = self._buffer
-        buffer += chunk
-        with memoryview(buffer) as view:
-            while True:
-                if self._skip:
-                    if self._skip > len(view) - start:
-                        self._skip -= len(view) - start
-                        start = len(view)
-                        break
-                    start += self._skip
-                    self._skip = 0
-                    frames.append(self._skipped)
-                data = start + HEADER.size
-                if data > len(view):
-                    break
-                length, stream, kind, flags = HEADER.unpack_from(view, start)
-                if length > MAX_DATA:
+        view = memoryview(chunk)
+        while view:
+            if self._skip:
+                skipped = min(self._skip, len(view))
+                self._skip -= skipped
+                view = view[skipped:]
+                if not self._skip:
                     # Reported when it is over: who sends it may not read an answer before.
-                    self._skip, self._skipped = length, Oversized(stream, kind, length)
-                    start = data
-                    continue
-                if data + length > len(view):
-                    break
-                start = data + length
-                frames.append(Frame(stream, kind, flags, bytes(view[data:start])))
-        del buffer[:start]
+                    frames.append(self._skipped)
+            elif self._data is not None:
+                missing = len(self._data) - self._filled
+                part, view = view[:missing], view[missing:]
+                self._data[self._filled : self._filled + len(part)] = part
+                self._filled += len(part)
+                if self._filled == len(self._data):
+                    frames.append(Frame(*self._frame, self._data))
+                    self._data, self._finished = None, self._data
+            else:
+                missing = HEADER.size - len(self._header)
+                self._header += view[:missing]
+                view = view[missing:]
+                if len(self._header) == HEADER.size:
+                    length, stream, kind, flags = HEADER.unpack(self._header)
+                    self._header.clear()
+                    if length > MAX_DATA:
+                        self._skip, self._skipped = length, Oversized(stream, kind, length)
+                    elif length <= len(view):
+                        frames.append(Frame(stream, kind, flags, view[:length]))
+                        view = view[length:]
+                    else:
+                        self._data, self._filled = fleeting.buffer(length), 0
+                        self._frame = (stream, kind, flags)
         return frames
+
+    def forget(self) -> None:
+        """Wipe what `feed` has put together. The frames that it returned are void then."""
+        if self._finished is not None:
+            fleeting.wipe(self._finished)
+            self._finished = None

@@ -30,12 +30,15 @@ from shim.ttrpc.frames import (
     encode,
 )
 from shim.ttrpc.status import Code, RpcError
+from shim.ttrpc.wire import cut
 
 MAX_STREAM = 0xFFFFFFFF
 MAX_TIMEOUT_NANO = (1 << 63) - 1
 
 # Go's words, which people look for in logs.
 DEADLINE_MESSAGE = "context deadline exceeded"
+
+_PAYLOAD = ttrpc_pb2.Request.PAYLOAD_FIELD_NUMBER
 
 Metadata = Mapping[str, Sequence[str]]
 NO_METADATA: Metadata = {}
@@ -50,13 +53,16 @@ class Call(Enum):
 
 
 class Request(NamedTuple):
-    """Server: a call has begun. timeout is in seconds, None for no limit, and may be negative."""
+    """Server: a call has begun. timeout is in seconds, None for no limit, and may be negative.
+
+    The payload is what was received, and void as soon as the next event is asked for.
+    """
 
     stream: int
     call: Call
     service: str
     method: str
-    payload: bytes
+    payload: bytes | memoryview
     timeout: float | None
     metadata: Metadata
 
@@ -118,13 +124,19 @@ class ServerProtocol(_End):
         super().__init__()
         self._last = 0
 
-    def receive(self, chunk: bytes) -> Iterator[Request | Data | Aborted]:
+    def receive(self, chunk: bytes | memoryview) -> Iterator[Request | Data | Aborted]:
         """Take bytes from the peer and yield what they mean, in order.
 
         Each event is to be dealt with before the next is asked for: an answer given in between
         decides what the frames after it mean.
         """
-        for frame in self._decoder.feed(chunk):
+        try:
+            yield from self._events(self._decoder.feed(chunk))
+        finally:
+            self._decoder.forget()
+
+    def _events(self, frames: Iterable[Frame | Oversized]) -> Iterator[Request | Data | Aborted]:
+        for frame in frames:
             try:
                 if isinstance(frame, Oversized):
                     raise _oversized(frame.length)
@@ -147,7 +159,8 @@ class ServerProtocol(_End):
             raise _invalid(f"stream {frame.stream}: not after {self._last}, the last one")
         self._last = frame.stream
         try:
-            request = ttrpc_pb2.Request.FromString(frame.data)
+            envelope, payload = cut(memoryview(frame.data), _PAYLOAD)
+            request = ttrpc_pb2.Request.FromString(envelope)
         except DecodeError as error:
             raise _invalid(f"malformed request: {error}") from None
         if frame.flags & OPEN:
@@ -162,7 +175,7 @@ class ServerProtocol(_End):
             call,
             request.service,
             request.method,
-            request.payload,
+            payload,
             request.timeout_nano / 1e9 if request.timeout_nano else None,
             _group(request.metadata) if request.metadata else NO_METADATA,
         )
@@ -176,7 +189,7 @@ class ServerProtocol(_End):
         last = bool(frame.flags & CLOSED)
         if last:
             self._streams[frame.stream] = Call.RECEIVING
-        return Data(frame.stream, None if frame.flags & NO_DATA else frame.data, last)
+        return Data(frame.stream, None if frame.flags & NO_DATA else bytes(frame.data), last)
 
     def respond(self, stream: int, payload: bytes) -> None:
         """Answer a call with its result, which ends it."""
@@ -295,7 +308,7 @@ class ClientProtocol(_End):
             return Response(frame.stream, error.code, error.message, b"")
         if frame.kind == RESPONSE:
             try:
-                response = ttrpc_pb2.Response.FromString(frame.data)
+                response = ttrpc_pb2.Response.FromString(bytes(frame.data))
             except DecodeError as error:
                 return Response(frame.stream, Code.INTERNAL, f"malformed response: {error}", b"")
             status = response.status
@@ -304,8 +317,8 @@ class ClientProtocol(_End):
             code = Code(status.code) if status.code in _CODES else Code.UNKNOWN
             return Response(frame.stream, code, status.message, b"")
         if frame.kind == DATA and call is not Call.UNARY:
-            empty = frame.flags & NO_DATA
-            return Data(frame.stream, None if empty else frame.data, bool(frame.flags & CLOSED))
+            data = None if frame.flags & NO_DATA else bytes(frame.data)
+            return Data(frame.stream, data, bool(frame.flags & CLOSED))
         return Response(
             frame.stream, Code.INTERNAL, f"protocol error: frame of kind {frame.kind}", b""
         )

@@ -12,10 +12,11 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError, Message
 
+from shim.linux import fleeting
 from shim.ttrpc.protocol import (
     DEADLINE_MESSAGE,
     Aborted,
@@ -27,6 +28,7 @@ from shim.ttrpc.status import Code, RpcError
 
 logger = logging.getLogger(__name__)
 
+RECEIVE = 1 << 16  # bytes at a time
 UCRED = Struct("iII")  # struct ucred, unix(7)
 ACCEPT_PAUSE = 0.1  # seconds without accepting when the process or the system is out of something
 OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -49,6 +51,13 @@ class Context:
     peer: Peer
 
 
+class Decodable(Protocol):
+    """A message's class: one of protobuf's, or one that knows better what not to copy."""
+
+    def FromString(self, data: Any, /) -> Any:
+        """Return the message in a buffer. Raises DecodeError, RpcError."""
+
+
 class Method(NamedTuple):
     """How a method is served.
 
@@ -61,7 +70,7 @@ class Method(NamedTuple):
     half done. With cancel_on_disconnect it is cancelled instead, which suits those that only wait.
     """
 
-    request: type[Message]
+    request: Decodable
     handler: Callable[[Any, Context], Awaitable[Message]]
     cancel_on_disconnect: bool = False
 
@@ -193,8 +202,11 @@ class _Running(NamedTuple):
     cancel_on_disconnect: bool
 
 
-class _Connection(asyncio.Protocol):
-    """One accepted connection."""
+class _Connection(asyncio.BufferedProtocol):
+    """One accepted connection.
+
+    A request may hold secrets. It is received into memory of ours, and wiped when it is decoded.
+    """
 
     _transport: asyncio.Transport
 
@@ -202,6 +214,7 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._peer = peer
         self._protocol = ServerProtocol()
+        self._buffer = fleeting.buffer(RECEIVE)
         # The calls that are owed an answer, by stream. A handler whose call is not here any more,
         # because its time is up or the client is gone, answers to nobody.
         self._calls: dict[int, _Running] = {}
@@ -213,17 +226,24 @@ class _Connection(asyncio.Protocol):
         self._server._connections.add(self)
         self.close_if_idle()
 
-    def data_received(self, data: bytes) -> None:
-        for event in self._protocol.receive(data):
-            if isinstance(event, Request):
-                try:
-                    self._start(event)
-                except RpcError as error:
-                    self._protocol.fail(event.stream, error.code, error.message)
-            elif isinstance(event, Aborted):
-                self._drop(event.stream)
-            # Data belongs to streaming methods. We have none: as in Go, a client that streams to a
-            # unary method gets its response, and may send what it likes before.
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        received = self._buffer[:nbytes]
+        try:
+            for event in self._protocol.receive(received):
+                if isinstance(event, Request):
+                    try:
+                        self._start(event)
+                    except RpcError as error:
+                        self._protocol.fail(event.stream, error.code, error.message)
+                elif isinstance(event, Aborted):
+                    self._drop(event.stream)
+                # Data belongs to streaming methods. We have none: as in Go, a client that streams
+                # to a unary method gets its response, and may send what it likes before.
+        finally:
+            fleeting.wipe(received)
         self._flush()
 
     def _start(self, call: Request) -> None:
@@ -249,7 +269,7 @@ class _Connection(asyncio.Protocol):
         task = self._server._spawn(self._run(call, method, request, context))
         self._calls[call.stream] = _Running(task, timer, method.cancel_on_disconnect)
 
-    async def _run(self, call: Request, method: Method, request: Message, context: Context) -> None:
+    async def _run(self, call: Request, method: Method, request: Any, context: Context) -> None:
         code, message, payload = Code.OK, "", b""
         try:
             payload = (await method.handler(request, context)).SerializeToString()

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock, patch
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from oci.linux import Resources
 from oci.runtime import SpecError, decode_process
@@ -28,6 +28,7 @@ from proto import task_v2_pb2 as api
 from proto.cgroups_v2_pb2 import Metrics
 from shim import hooks
 from shim.daemon import container, execution, guest, writers
+from shim.daemon.exec_request import ExecRequest
 from shim.daemon.log import Logger
 from shim.daemon.service import TaskService
 from shim.guest import control
@@ -141,6 +142,8 @@ class _Process:
         except EOFError:
             self._kernel.exit(self._pidfd, 0)
             return
+        if isinstance(message, control.Execute):
+            self._text = os.pread(fds[3], 1 << 22, 0)
         for fd in fds:
             os.close(fd)
         if isinstance(message, control.Prepare | control.Execute):
@@ -165,7 +168,7 @@ class _Process:
     def _ready(self, message: control.Message) -> None:
         if isinstance(message, control.Execute):
             try:
-                decode_process(message.process)
+                decode_process(self._text)
             except SpecError as error:
                 self._say(control.Failed(str(error), invalid=True))
                 return
@@ -327,7 +330,7 @@ async def _scenario(source: Source) -> None:
     assert not problems, problems
 
 
-async def _call(method: Method, request: Message) -> None:
+async def _call(method: Method, request: Any) -> None:
     """Anything but an answer or a status is a finding."""
     with contextlib.suppress(RpcError):
         answer = await method.handler(request, Context({}, None, Peer(1, 0, 0)))
@@ -335,11 +338,19 @@ async def _call(method: Method, request: Message) -> None:
 
 
 def _request(source: Source, method: Method, *, raw: bool) -> Any:
+    if method.request is ExecRequest:
+        exec_ = _fill(source, api.ExecProcessRequest())
+        return ExecRequest.FromString(memoryview(exec_.SerializeToString()))
+    assert isinstance(method.request, type)
     request: Any = method.request()
-    if raw and method.request not in (api.CreateTaskRequest, api.ExecProcessRequest):
+    if raw and method.request is not api.CreateTaskRequest:
         with contextlib.suppress(DecodeError):
             request.ParseFromString(source.string())
         return request
+    return _fill(source, request)
+
+
+def _fill(source: Source, request: Any) -> Any:
     for field in request.DESCRIPTOR.fields:
         if field.name == "id":
             request.id = source.choice(_IDS)

@@ -55,13 +55,15 @@ def _serve(wire: bytes, size: int) -> tuple[list[object], bytes]:
     waiting: set[int] = set()
     for chunk in _chunks(wire, size):
         for event in server.receive(chunk):
-            events.append(event)
+            if not isinstance(event, Request):
+                events.append(event)
             if isinstance(event, Aborted):
                 waiting.remove(event.stream)
                 aborted += 1
             elif isinstance(event, Request):
+                events.append(event._replace(payload=bytes(event.payload)))
                 if event.stream & 6 == 0:
-                    server.respond(event.stream, event.payload)
+                    server.respond(event.stream, bytes(event.payload))
                 elif event.stream & 6 == 2:
                     server.fail(event.stream, Code.NOT_FOUND, event.method)
                 else:
@@ -73,7 +75,7 @@ def _serve(wire: bytes, size: int) -> tuple[list[object], bytes]:
     for frame in _decoded(out):
         assert isinstance(frame, Frame)
         assert frame.kind == RESPONSE
-        ttrpc_pb2.Response.FromString(frame.data)
+        ttrpc_pb2.Response.FromString(bytes(frame.data))
         answers[frame.stream] += 1
     asked: Counter[int] = Counter()
     for received in _decoded(wire):

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from shim.daemon.exec_request import ProcessFile
 from shim.daemon.oci_runtime import OciRuntime, RuntimeFailedError
 from shim.daemon.options import Options
 from tests.shim.daemon.patience import until
@@ -88,7 +89,7 @@ async def test_what_it_is_given(
         fds = (stdin, stdout, stdout)
         files = {"pid_file": "/pid", "console_socket": "/console"}
         if call == "exec":
-            await runtime.exec("x", str(tmp_path), b"{}", fds, **files)
+            await runtime.exec("x", str(tmp_path), stdin, fds, **files)
         else:
             await runtime.create("x", str(tmp_path), fds, **files)
         said = os.pread(stdout, 1 << 16, 0).decode().splitlines()
@@ -110,7 +111,10 @@ async def test_what_it_is_given(
 
 async def test_the_process_of_an_exec_is_in_no_file(runtime: OciRuntime, tmp_path: Path) -> None:
     program(runtime, f"""for a; do case $a in /proc/*) cat $a > {tmp_path}/seen;; esac; done""")
-    await runtime.exec("x", str(tmp_path), b"secret", (), pid_file="p", console_socket="")
+    with ProcessFile(b"secret") as process:
+        await runtime.exec(
+            "x", str(tmp_path), process.fileno(), (), pid_file="p", console_socket=""
+        )
     assert (tmp_path / "seen").read_bytes() == b"secret"
 
 

@@ -86,9 +86,9 @@ def test_a_message_that_would_be_cut_off_is_not_sent(size: int) -> None:
     ours, theirs = control.pair()
     with ours, theirs:
         with pytest.raises(OSError, match="bytes for the guest"):
-            control.send(ours, control.Execute(bytes(size)))
-        control.send(ours, control.Execute(bytes((1 << 18) - 100)))
-        assert isinstance(control.receive(theirs)[0], control.Execute)
+            control.send(ours, control.Refused("x" * size))
+        control.send(ours, control.Refused("x" * ((1 << 18) - 100)))
+        assert isinstance(control.receive(theirs)[0], control.Refused)
 
 
 def raw(data: bytes, descriptors: int) -> tuple[socket.socket, socket.socket]:

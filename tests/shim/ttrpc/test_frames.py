@@ -1,5 +1,6 @@
 """Cutting bytes into frames: any chunking gives the same, and no bytes are an error."""
 
+import os
 from itertools import pairwise
 
 import pytest
@@ -44,7 +45,7 @@ def test_bytes_of_a_frame() -> None:
     st.lists(st.integers(0, 10_000)),
 )
 def test_any_chunking(sent: list[Frame], cuts: list[int]) -> None:
-    wire = b"".join(encode(f.stream, f.kind, f.flags, f.data) for f in sent)
+    wire = b"".join(encode(f.stream, f.kind, f.flags, bytes(f.data)) for f in sent)
     decoder = Decoder()
     received = [frame for chunk in cut(wire, cuts) for frame in decoder.feed(chunk)]
     assert received == [
@@ -57,7 +58,8 @@ def test_any_bytes(chunks: list[bytes]) -> None:
     decoder = Decoder()
     for chunk in chunks:
         decoder.feed(chunk)
-        assert len(decoder._buffer) < HEADER.size + LIMIT
+        assert len(decoder._header) < HEADER.size
+        assert decoder._data is None or len(decoder._data) <= LIMIT
 
 
 def test_the_longest_claim_is_skipped_without_being_stored() -> None:
@@ -66,7 +68,7 @@ def test_the_longest_claim_is_skipped_without_being_stored() -> None:
     mebi = bytes(1 << 20)
     for _ in range(4095):
         assert decoder.feed(mebi) == []
-    assert len(decoder._buffer) == 0
+    assert decoder._data is None
     assert decoder.feed(mebi[1:] + encode(7, REQUEST, 0, b"x")) == [
         Oversized(5, REQUEST, 0xFFFFFFFF),
         Frame(7, REQUEST, 0, b"x"),
@@ -78,3 +80,24 @@ def test_the_limit() -> None:
     for length in (LIMIT, LIMIT + 1):
         (frame,) = Decoder().feed(encode(1, REQUEST, 0, bytes(length)))
         assert isinstance(frame, Frame if length == LIMIT else Oversized)
+
+
+def test_what_was_put_together_is_wiped_and_not_inherited() -> None:
+    decoder = Decoder()
+    wire = encode(1, REQUEST, 0, b"secret") + encode(3, REQUEST, 0, b"another")
+    assert decoder.feed(wire[:12]) == []
+    (frame,) = decoder.feed(wire[12:-1])
+    assert frame == Frame(1, REQUEST, 0, b"secret")
+    assert isinstance(frame, Frame)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, frame.data)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 100) == bytes(6)
+    os.close(reader)
+    os.close(writer)
+    decoder.forget()
+    assert frame.data == bytes(6)
+    assert decoder.feed(wire[-1:]) == [Frame(3, REQUEST, 0, b"another")]

@@ -42,7 +42,7 @@ def answers(end: ServerProtocol) -> list[tuple[int, Code, str]]:
     for frame in Decoder().feed(end.take()):
         assert isinstance(frame, Frame)
         assert (frame.kind, frame.flags) == (RESPONSE, 0)
-        status = ttrpc_pb2.Response.FromString(frame.data).status
+        status = ttrpc_pb2.Response.FromString(bytes(frame.data)).status
         result.append((frame.stream, Code(status.code), status.message))
     return result
 
@@ -367,7 +367,9 @@ def test_client_and_server_understand_each_other(
         client.request(service, method, payload, timeout=timeout, metadata=metadata)
     wire = client.take()
     received = [
-        event for i in range(0, len(wire), size) for event in server.receive(wire[i : i + size])
+        event._replace(payload=bytes(event.payload)) if isinstance(event, Request) else event
+        for i in range(0, len(wire), size)
+        for event in server.receive(wire[i : i + size])
     ]
     assert received == [
         Request(1 + 2 * i, Call.UNARY, *call[:3], call[3], call[4]) for i, call in enumerate(calls)
