@@ -26,7 +26,7 @@ from shim.engines.base import (
 )
 from shim.engines.linking import Signature, check_export, link
 from shim.engines.text import assembled
-from shim.engines.wasmtime_wasi import HostFunctions, window
+from shim.engines.wasmtime_wasi import HostFunction, window
 from shim.messages import one_line
 from shim.wasi import preview1
 from shim.wasi.program import Program
@@ -96,12 +96,14 @@ class Host:
         self.signatures: dict[tuple[str, str], Signature] = {}
         self.linker = wasmtime.Linker(self.engine)
         self.linker.allow_shadowing = True  # for variants
-        self.functions = HostFunctions(self.linker)
+        self.functions: list[HostFunction] = []
         for name, bound in preview1.bind(self.program).items():
-            self.functions.define(preview1.MODULE, name, bound)
+            function = HostFunction(bound)
+            function.define(self.linker, preview1.MODULE, name)
+            self.functions.append(function)
             self.signatures[preview1.MODULE, name] = Signature(bound.params, bound.results)
         self.variants = {
-            (name, Signature(bound.params, bound.results)): bound
+            (name, Signature(bound.params, bound.results)): HostFunction(bound)
             for name, bound in preview1.bind_variants(self.program).items()
         }
 
@@ -133,7 +135,7 @@ class WasmtimeModule:
             wanted.append((*place, _signature(item.type) if known else None))
         chosen = link(wanted, host.signatures, host.variants)
         for name, signature in chosen.items():
-            host.functions.define(preview1.MODULE, name, host.variants[name, signature])
+            host.variants[name, signature].define(host.linker, preview1.MODULE, name)
         if not chosen:  # it is something that we do not know of
             raise ModuleError(str(error).replace("::", ".")) from None
 

@@ -58,27 +58,27 @@ def _entry(bound: Bound) -> Callable[[int, int, int], None]:
     return entry
 
 
-class HostFunctions:
-    """Host functions in a linker. Made before the fork; keep it as long as the linker."""
+class HostFunction:
+    """A host function, for linkers that live no longer than it.
 
-    def __init__(self, linker: wasmtime.Linker) -> None:
-        self._linker = linker
-        self._callbacks: list[Any] = []  # of which native code has nothing but the addresses
+    Made before the fork: afterwards no callback can be (`shim.linux.callbacks`).
+    """
 
-    def define(self, module: str, name: str, bound: Bound) -> None:
-        """Enter a function, maybe in the place of another one."""
-        callback = _Callback(_entry(bound))
-        self._callbacks.append(callback)
+    def __init__(self, bound: Bound) -> None:
+        self._callback = _Callback(_entry(bound))  # of which native code has only the address
         types = {"i32": wasmtime.ValType.i32(), "i64": wasmtime.ValType.i64()}
-        kind = wasmtime.FuncType(
+        self._kind = wasmtime.FuncType(
             [types[param] for param in bound.params], [types[result] for result in bound.results]
         )
+
+    def define(self, linker: wasmtime.Linker, module: str, name: str) -> None:
+        """Enter it in a linker, maybe in the place of another one."""
         error = ffi.wasmtime_linker_define_func_unchecked(
-            self._linker.ptr(),
+            linker.ptr(),
             *_text(module),
             *_text(name),
-            kind.ptr(),
-            ctypes.cast(callback, ffi.wasmtime_func_unchecked_callback_t),
+            self._kind.ptr(),
+            ctypes.cast(self._callback, ffi.wasmtime_func_unchecked_callback_t),
             None,
             _NO_FINALIZER,
         )

