@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _SIZES: Final = {_FIXED64: 8, _FIXED32: 4}
-_VARINT_BYTES: Final = 10
+_SHIFTS: Final = range(0, 70, 7)
 
 
 def cut(message: memoryview, number: int) -> tuple[bytes, memoryview]:
@@ -21,7 +21,8 @@ def cut(message: memoryview, number: int) -> tuple[bytes, memoryview]:
     """
     rest, value = [], message[:0]
     kept = position = 0
-    while position < len(message):
+    size = len(message)
+    while position < size:
         start = position
         tag, position = _varint(message, position)
         kind = tag & 7
@@ -38,7 +39,7 @@ def cut(message: memoryview, number: int) -> tuple[bytes, memoryview]:
             position += _SIZES[kind]
         else:
             raise DecodeError(f"field {tag >> 3} is of no kind that proto3 has")
-    if position > len(message):
+    if position > size:
         raise DecodeError("truncated")
     rest.append(message[kept:])
     return b"".join(rest), value
@@ -46,9 +47,12 @@ def cut(message: memoryview, number: int) -> tuple[bytes, memoryview]:
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
     """Decode a number; returns also where it ends."""
+    if position < len(message) and (number := message[position]) < 0x80:  # most are
+        return number, position + 1
     number = 0
-    for index, byte in enumerate(message[position : position + _VARINT_BYTES]):
-        number |= (byte & 0x7F) << 7 * index
+    for shift, byte in zip(_SHIFTS, message[position:], strict=False):
+        number |= (byte & 0x7F) << shift
+        position += 1
         if byte < 0x80:
-            return number, position + index + 1
+            return number, position
     raise DecodeError("truncated")
