@@ -26,7 +26,7 @@ from shim.engines.cache import read_artifact, write_artifact
 from shim.engines.limits import limit_memory
 from shim.engines.snapshot import contents
 from shim.engines.text import assembled
-from shim.linux import clone, credentials, files, mounts, signals
+from shim.linux import clone, credentials, files, mounts
 from shim.messages import one_line
 
 _NAMESPACES: Final = (
@@ -37,7 +37,10 @@ _NAMESPACES: Final = (
     | clone.CLONE_NEWUTS
     | clone.CLONE_NEWCGROUP
 )
-_NOBODY: Final = 65534
+# Whom nobody can be: Kubernetes' and containerd's ids end below 2**31. With the pid added (below
+# 2**22) no two compilers are the same user, and so none may signal or look into another, and a
+# user's limits are its own.
+_FIRST_ID: Final = 0xC0000000
 _DESCRIPTORS: Final = 64
 _REPORT_BYTES: Final = 4096
 _REASON_CHARACTERS: Final = 500
@@ -47,7 +50,6 @@ _REFUSED: Final = 3
 _NO_MEMORY: Final = 4
 _NO_SPACE: Final = 5
 _NOT_CONFINED: Final = 6
-_TOO_LATE: Final = 128 + signal.SIGALRM
 
 _OUT_OF_MEMORY: Final = re.compile("memory allocation of|out of memory|annot allocate memory")
 _NO_REASON: Final = ("note:", "stack backtrace:")  # how a Rust panic ends
@@ -66,32 +68,45 @@ class Limits:
     per_mib: int = 4  # seconds of CPU more for each of the module; half of it is usual
     memory: int = 4 << 30  # address space; threads reserve some of it and never use it
     memory_per_byte: int = 128  # of the module; cranelift was seen to take 100
-    artifact: int = 1 << 30
+    artifact: int = 32 << 20
+    artifact_per_byte: int = 64  # of the module; 10 is usual, 55 was made of empty functions
+    artifact_at_most: int = 1 << 30
     tasks: int = 512  # of them one for each processor
-    tasks_of_user: int = 4096  # counted together with everything else that user nobody runs
 
     def for_size(self, size: int) -> Limits:
-        """Return the limits for a module of `size` bytes: more time for a larger one."""
+        """Return the limits for a module of `size` bytes: more of all for a larger one."""
         more = self.per_mib * size >> 20
-        return replace(self, cpu=self.cpu + more, time=self.time + 3 * more)
+        artifact = min(self.artifact + self.artifact_per_byte * size, self.artifact_at_most)
+        return replace(self, cpu=self.cpu + more, time=self.time + 3 * more, artifact=artifact)
 
     def memory_for(self, size: int) -> int:
         """Return what a module of `size` bytes may take, beyond what the shim itself has mapped."""
         return self.memory + self.memory_per_byte * size
 
 
-@dataclass(frozen=True)
+@dataclass
 class Compilation:
-    """A compiler at work. Its end makes `pidfd` readable; then `result` is due, once."""
+    """A compiler at work. Its end makes `pidfd` readable; then `result` is due, once.
+
+    Whoever waits for that is to call `expire` after `time` seconds: CPU time, which has a limit of
+    its own, does not pass in a deadlock, nor while somebody has stopped the process.
+    """
 
     pid: int
     pidfd: int
+    time: int
     _key: bytes
     _outputs: Sequence[int]
     _report: int
     _limits: Limits
     _memory: int
     _cgroup: CompilerCgroup | None
+    _expired: bool = False
+
+    def expire(self) -> None:
+        """End it because its time is up."""
+        self._expired = True
+        self.kill()
 
     def kill(self) -> None:
         """End it early. `result` is due all the same."""
@@ -141,8 +156,8 @@ class Compilation:
             raise OSError(errno.EPERM, f"cannot confine a compiler: {reason}")
         if exit_code == -signal.SIGKILL and cpu >= self._limits.cpu - 0.5:
             raise ModuleError(f"compilation exceeded its limit of {self._limits.cpu} s of CPU time")
-        if exit_code == _TOO_LATE:
-            raise ModuleError(f"compilation exceeded its limit of {self._limits.time} s")
+        if self._expired:
+            raise ModuleError(f"compilation exceeded its limit of {self.time} s")
         if exit_code == _NO_MEMORY or _OUT_OF_MEMORY.search(report):
             raise _too_large(self._memory)
         cgroup = self._cgroup
@@ -202,7 +217,7 @@ def start(
             done.callback(os.close, directory)
         child = clone.clone(entry, _NAMESPACES, cgroup=directory)
         failed.pop_all()
-    return Compilation(*child, key, outputs, report, limits, memory, cgroup)
+    return Compilation(*child, limits.time, key, outputs, report, limits, memory, cgroup)
 
 
 def _confine(
@@ -220,6 +235,7 @@ def _confine(
         score.write("1000")
     with open("/proc/self/statm") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    own_id = _FIRST_ID + int(os.readlink("/proc/self"))
     # An empty root that nobody can write to, and nothing of the host's below it.
     mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
     flags = mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
@@ -232,13 +248,13 @@ def _confine(
         (resource.RLIMIT_CPU, limits.cpu),
         (resource.RLIMIT_AS, mapped + limits.memory_for(size)),
         (resource.RLIMIT_FSIZE, limits.artifact + 4096),
-        (resource.RLIMIT_NPROC, limits.tasks_of_user),
+        (resource.RLIMIT_NPROC, limits.tasks),
         (resource.RLIMIT_NOFILE, max(_DESCRIPTORS, *kept) + 1),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (value, value))
     # Without an exec that could give some back, a change of user takes every capability for good.
-    credentials.set_user(_NOBODY, _NOBODY)
+    credentials.set_user(own_id, own_id)
     credentials.no_new_privs()
     credentials.set_pdeathsig(signal.SIGKILL)
     watch = select.poll()
@@ -246,9 +262,6 @@ def _confine(
     if watch.poll(0):
         raise SystemExit  # it was too late for that
     os.close(shim)
-    # CPU time does not pass in a deadlock. A handler, because this is a PID 1.
-    signals.exit_on([signal.SIGALRM])
-    signal.setitimer(signal.ITIMER_REAL, limits.time)
     compiler_filter.confine()
 
 

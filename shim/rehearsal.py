@@ -105,7 +105,7 @@ def _rehearse_shim(directory: str) -> None:
     address.write_answer(invocation, claim.address)
     log = Logger(directory, debug=False, id=invocation.id, pid=os.getpid())
     engine = config.read(invocation.config).engine
-    artifacts = Artifacts(invocation.state_directory, engine, log)
+    artifacts = Artifacts(invocation.state_directory, invocation.namespace, engine, log)
 
     async def converse() -> None:
         serving = asyncio.create_task(main.serve(claim, invocation, artifacts, None, log))

@@ -39,19 +39,27 @@ class Child(Process):
     """One guest process."""
 
     def __init__(
-        self, child: clone.Child, channel: socket.socket, artifacts: Artifacts, log: Logger
+        self,
+        child: clone.Child,
+        channel: socket.socket,
+        artifacts: Artifacts,
+        owner: int,
+        log: Logger,
+        *,
+        comes_to_others: bool,
     ) -> None:
+        """`owner` as in `Artifacts.owner`; others may be in its PID namespace before it."""
         super().__init__(child)
         self._channel = channel
         self.artifacts = artifacts
+        self.owner = owner
         self._log = log
         self._expected: set[type[control.Message]] = {
             *(control.Touch, control.Keep, control.Compile),
             *(control.Sealed, control.Failed),
         }
         """What it may say next."""
-        self._comes_to_others = False
-        """Whether others are in its PID namespace before it."""
+        self._comes_to_others = comes_to_others
         self._news = asyncio.Event()
 
     def watch(self) -> None:
@@ -90,9 +98,9 @@ class Child(Process):
             await self._compile(request, fds[0])
         elif isinstance(request, control.Keep):
             self._expected.discard(control.Keep)  # a container has one filter
-            self.artifacts.keep(request.key, fds[0])
+            self.artifacts.keep(self.owner, request.key, fds[0])
         elif isinstance(request, control.Touch):
-            self.artifacts.touch(request.key, verified=request.verified)
+            self.artifacts.touch(self.owner, request.key, verified=request.verified)
 
     def _follow(self, pidfd: int) -> None:
         """Go on with the sibling that the guest has become. Raises GuestError."""
@@ -104,7 +112,7 @@ class Child(Process):
         self._tell(control.Continue())
 
     async def _compile(self, request: control.Compile, module: int) -> None:
-        making = asyncio.ensure_future(self.artifacts.make(request, module))
+        making = asyncio.ensure_future(self.artifacts.make(self.owner, request, module))
         # containerd gives up on a Create by having the guest killed: nobody wants the artifact.
         self.exited.add_done_callback(lambda _: making.cancel())
         try:

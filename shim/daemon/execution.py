@@ -3,13 +3,10 @@
 import contextlib
 import os
 import signal
-import socket
 from abc import ABC, abstractmethod
 
-from oci.bundle import Outline
 from oci.runtime import SpecError
 from proto.task_pb2 import Status
-from shim.daemon.artifacts import Artifacts
 from shim.daemon.child import Child
 from shim.daemon.exec_request import ProcessFile
 from shim.daemon.guest import Guest
@@ -135,17 +132,6 @@ class GuestExec(Exec):
 class _Joined(Child):
     """A guest in the namespaces of another."""
 
-    def __init__(
-        self,
-        child: clone.Child,
-        channel: socket.socket,
-        artifacts: Artifacts,
-        log: Logger,
-        outline: Outline,
-    ) -> None:
-        super().__init__(child, channel, artifacts, log)
-        self._comes_to_others = any(n.type == "pid" for n in outline.namespaces)
-
     async def prepare(
         self, document: ProcessFile, fds: list[int], *, terminal: bool
     ) -> control.Ready:
@@ -162,7 +148,9 @@ def _join(guest: Guest, log: Logger) -> _Joined:
     annotations = guest.annotations._replace(listen=())
     ours, theirs = control.pair()
     artifacts = guest.artifacts
-    origin = Origin(theirs, artifacts.directory, annotations, artifacts.preferred_engine)
+    origin = Origin(
+        theirs, artifacts.directory, guest.owner, annotations, artifacts.preferred_engine
+    )
     init = clone.Child(guest.pid, guest.pidfd)
     birth = Birth(origin, guest.bundle, init, guest.placement)
     try:
@@ -175,4 +163,5 @@ def _join(guest: Guest, log: Logger) -> _Joined:
     except OSError:
         ours.close()
         raise
-    return _Joined(child, ours, artifacts, log, guest.outline)
+    joins = any(namespace.type == "pid" for namespace in guest.outline.namespaces)
+    return _Joined(child, ours, artifacts, guest.owner, log, comes_to_others=joins)

@@ -73,7 +73,10 @@ class Guest(Child):
         except OSError as error:
             raise GuestError(control.reason(error), invalid=error.errno == errno.EINVAL) from error
         ours, theirs = control.pair()
-        origin = Origin(theirs, artifacts.directory, self.annotations, artifacts.preferred_engine)
+        owner = artifacts.owner(outline.annotations)
+        origin = Origin(
+            theirs, artifacts.directory, owner, self.annotations, artifacts.preferred_engine
+        )
         birth = Birth(origin, id, bundle, outline, self.placement)
         try:
             with theirs:
@@ -85,8 +88,8 @@ class Guest(Child):
             if isinstance(error, SpecError):
                 raise GuestError(str(error), invalid=True) from error
             raise GuestError(control.reason(error), invalid=False) from error
-        super().__init__(child, ours, artifacts, log)
-        self._comes_to_others = any(n.type == "pid" and n.path for n in outline.namespaces)
+        joins = any(n.type == "pid" and n.path for n in outline.namespaces)
+        super().__init__(child, ours, artifacts, owner, log, comes_to_others=joins)
         if outline.hooks.before_root:
             self._expected.add(control.Isolated)
         if not annotations.is_sandbox(outline.annotations) and self.annotations.handler != "wasm":

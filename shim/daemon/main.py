@@ -84,7 +84,7 @@ def _start(
     )
     try:
         engine = runtime.engine or settings.engine
-        artifacts = Artifacts(invocation.state_directory, engine, log)
+        artifacts = Artifacts(invocation.state_directory, invocation.namespace, engine, log)
         if runtime.shim_cgroup:
             options.join_shim_cgroup(runtime.shim_cgroup)
         if settings.merge_pages:

@@ -24,23 +24,35 @@ later moves that to the present, and it is hashed again. Until it has settled it
 a file holds after a power failure is anybody's guess, and waiting for the disk would delay the
 first start. The access time tells the least recently used; we set it ourselves, since many
 filesystems do not.
+
+Who fills the cache loses what is its own. Each artifact belongs to the tenant that had it made, or
+to `SHARED` as soon as another one uses it, and where there is no room it goes from whoever has
+most. The file's group says whose it is: a number that is nobody's, and gives nobody anything. An
+artifact that is being made counts, too: its file has a name that tells how large it may become.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Collection
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from shim.engines.snapshot import contents, digest
 
 MAX_TOTAL: Final = 2 << 30  # bytes
 MAX_COUNT: Final = 4096  # artifacts; what storing looks through must stay a matter of milliseconds
+
+SHARED: Final = 0x80000000
+"""The owner of what several tenants use. The tenants are the groups above it, below 0xC0000000."""
+_TENANTS: Final = (1 << 30) - 1
 
 _TRAILER: Final = struct.Struct("<8sIIQ32s32s")
 _MAGIC: Final = b"pywasm\r\n"
@@ -49,6 +61,7 @@ _VERIFIED_NS: Final = 1_000_000_000 * 1_000_000_000  # whole seconds: every file
 _SETTLED_SECONDS: Final = 120  # the kernel's default is to write back after 30, at the latest 35
 _TOUCH_SECONDS: Final = 3600
 _PARTIAL: Final = ".partial-"
+_DRAFT: Final = ".draft-"
 _DIRECTORY_MODE: Final = 0o711
 _FILE_MODE: Final = 0o444
 
@@ -84,6 +97,12 @@ class Refusal(NamedTuple):
     """That an engine refused a module, and why: one line, to be shown as it is."""
 
     reason: str
+
+
+def tenant(name: str) -> int:
+    """Return the number of a tenant, one of some 10**9."""
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+    return SHARED + 1 + int.from_bytes(digest[:8], "big") % _TENANTS
 
 
 def key(module_digest: bytes, fingerprint: str) -> bytes:
@@ -196,14 +215,15 @@ class ArtifactCache:
     """The artifacts in a directory, given by a descriptor, that several processes share.
 
     A process needs nothing but the descriptor to load from it: it may have left the filesystem of
-    the directory, but it must still be the user who owns the files. `report` is told, in one line,
-    about files that were thrown away.
+    the directory, but it must still be the user who owns the files. `owner` is the tenant for whom
+    this is done. `report` is told, in one line, about files that were thrown away.
     """
 
     def __init__(
         self,
         directory: int,
         *,
+        owner: int = 0,
         max_total: int = MAX_TOTAL,
         max_count: int = MAX_COUNT,
         report: Callable[[str], None] = lambda message: None,
@@ -212,6 +232,7 @@ class ArtifactCache:
         """`touch` is for a process that may not change the cache: it has another one do it."""
         self._touch = touch or self.touch
         self._directory = directory
+        self._owner = owner
         self._max_total = max_total
         self._max_count = max_count
         self._report = report
@@ -255,13 +276,42 @@ class ArtifactCache:
             return None
         return fd, kind, length
 
-    def draft(self) -> int:
-        """Return a nameless file on the cache's disk to write an artifact to.
+    @contextmanager
+    def draft(self, size: int) -> Iterator[int]:
+        """Make a file on the cache's disk to write an artifact of at most `size` bytes to.
 
         An artifact written elsewhere would have to be copied here by `store`, in a process that
-        may have no time to wait for a disk. Raises OSError where the filesystem has no such files.
+        may have no time to wait for a disk. Whoever uses the descriptor closes it; the file has a
+        name during the block. Raises OSError where there is no room for so much, or the filesystem
+        has no such files.
         """
-        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._directory)
+        self._check_room(size)
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+        fd = os.open(".", flags, 0o600, dir_fd=self._directory)
+        name = f"{_DRAFT}{size}-{os.urandom(8).hex()}"
+        try:
+            # For as long as somebody has it open: who finds it unlocked may remove it.
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.fchown(fd, -1, self._owner)
+            self._link(fd, name)
+        except OSError:
+            os.close(fd)
+            raise
+        try:
+            yield fd
+        finally:
+            self._remove(name)
+
+    def _check_room(self, size: int) -> None:
+        """Raise OSError if what is being made could fill the cache, or half of it for one owner."""
+        everybodys = owners = size
+        for name, status in self._files():
+            if name.startswith(_DRAFT):
+                reserved = int(name.split("-")[1])
+                everybodys += reserved
+                owners += reserved if status.st_gid == self._owner else 0
+        if everybodys > self._max_total or owners > self._max_total // 2:
+            raise OSError(errno.ENOSPC, "too much is being compiled")
 
     def store(self, key: bytes, fd: int) -> Artifact:
         """Keep the artifact that was written to `fd`, a draft of ours or any other file.
@@ -315,7 +365,8 @@ class ArtifactCache:
         try:
             if size > self._max_total:
                 raise OSError(errno.EFBIG, f"larger than the cache's {self._max_total} bytes")
-            self._evict(self._max_total - size, self._max_count - 1)
+            os.fchown(fd, -1, self._owner_of(name))
+            self._make_room(size, fd)
             self._publish(name, fd, replace)
         except OSError as error:
             self._report(f"artifact {name} not stored: {error}")
@@ -337,7 +388,12 @@ class ArtifactCache:
             if now - status.st_mtime > _SETTLED_SECONDS:
                 mtime = _VERIFIED_NS
         unused = now - status.st_atime > _TOUCH_SECONDS
-        if unused or mtime != status.st_mtime_ns or stat.S_IMODE(status.st_mode) != _FILE_MODE:
+        if (
+            unused
+            or mtime != status.st_mtime_ns
+            or stat.S_IMODE(status.st_mode) != _FILE_MODE
+            or self._with_us(status.st_gid) != status.st_gid
+        ):
             self._touch(key, mtime == _VERIFIED_NS)
         return kind, length
 
@@ -350,8 +406,24 @@ class ArtifactCache:
             os.utime(name, ns=times, dir_fd=self._directory, follow_symlinks=False)
             if stat.S_IMODE(found.st_mode) != _FILE_MODE:
                 os.chmod(name, _FILE_MODE, dir_fd=self._directory)
+            if (group := self._with_us(found.st_gid)) != found.st_gid:
+                os.chown(name, -1, group, dir_fd=self._directory, follow_symlinks=False)
         except OSError:
             pass  # on a read-only mount, say, or gone; the next one will do it
+
+    def _with_us(self, group: int) -> int:
+        """Whose a file of this group is when our owner uses it, too."""
+        if group in (self._owner, SHARED):
+            return group
+        return SHARED if group > SHARED else self._owner
+
+    def _owner_of(self, name: str) -> int:
+        """Whose a file is to be that takes this name."""
+        try:
+            found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return self._owner
+        return self._with_us(found.st_gid)
 
     def _discard(self, name: str, reason: str) -> None:
         try:
@@ -362,22 +434,24 @@ class ArtifactCache:
 
     def _publish(self, name: str, fd: int, replace: bool) -> None:
         """Give a complete file its name, at once whole."""
-        source = f"/proc/self/fd/{fd}"
         os.fchmod(fd, _FILE_MODE)
         try:
             try:
-                os.link(source, name, dst_dir_fd=self._directory, follow_symlinks=True)
+                self._link(fd, name)
             except FileExistsError:
                 if not replace:
                     return
                 # The same artifact, of somebody who was faster; or a refusal.
                 partial = _PARTIAL + os.urandom(8).hex()
-                os.link(source, partial, dst_dir_fd=self._directory, follow_symlinks=True)
+                self._link(fd, partial)
                 os.rename(partial, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.ENOENT, errno.EPERM):
                 raise
             self._copy(fd, name)  # no draft of ours
+
+    def _link(self, fd: int, name: str) -> None:
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=self._directory, follow_symlinks=True)
 
     def _copy(self, source: int, name: str) -> None:
         partial = _PARTIAL + os.urandom(8).hex()
@@ -388,6 +462,7 @@ class ArtifactCache:
             while count := os.sendfile(fd, source, offset, 1 << 30):
                 offset += count
             os.fchmod(fd, _FILE_MODE)
+            os.fchown(fd, -1, os.fstat(source).st_gid)
             os.rename(partial, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         except BaseException:
             os.unlink(partial, dir_fd=self._directory)
@@ -395,29 +470,62 @@ class ArtifactCache:
         finally:
             os.close(fd)
 
-    def _evict(self, max_total: int, max_count: int) -> None:
-        """Remove the least recently used artifacts until no more than this is left."""
-        found = []
+    def _make_room(self, size: int, fd: int) -> None:
+        """Remove artifacts until there is room for one of `size` bytes, which is in `fd`.
+
+        Whoever has most of what is short loses the least recently used of it, and nobody who has
+        less than an equal share. Raises OSError if that does not do.
+        """
+        new = os.fstat(fd)
+        size_of, number_of = Counter({new.st_gid: size}), Counter({new.st_gid: 1})
+        artifacts = defaultdict[int, list[tuple[int, int, str]]](list)
+        for name, status in self._files():
+            if status.st_ino == new.st_ino and status.st_dev == new.st_dev:
+                continue  # a draft, that is, by the name it had as such
+            size_of[status.st_gid] += status.st_size
+            number_of[status.st_gid] += 1
+            if not name.startswith("."):
+                artifacts[status.st_gid].append((-status.st_atime_ns, status.st_size, name))
+        for those in artifacts.values():
+            those.sort()
+        for has, most in ((size_of, self._max_total), (number_of, self._max_count)):
+            while has.total() > most:
+                over = [group for group in artifacts if has[group] * len(has) > most]
+                group = max(filter(artifacts.get, over), key=has.__getitem__, default=None)
+                if group is None:
+                    raise OSError(errno.ENOSPC, "the cache is full of what is being compiled")
+                _, freed, name = artifacts[group].pop()
+                self._remove(name)
+                size_of[group] -= freed
+                number_of[group] -= 1
+
+    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Look through the files; what nobody will finish any more is removed on the way."""
         with os.scandir(self._directory) as entries:
             for entry in entries:
                 try:
                     status = entry.stat(follow_symlinks=False)
+                    if entry.name.startswith(_PARTIAL):
+                        # Left behind by a process that was killed, unless it is being written now.
+                        abandoned = time.time() - status.st_mtime > _TOUCH_SECONDS
+                    else:
+                        abandoned = entry.name.startswith(_DRAFT) and self._is_unlocked(entry.name)
                 except FileNotFoundError:
                     continue
-                if entry.name.startswith(_PARTIAL):
-                    # Left behind by a process that was killed, unless it is being written now.
-                    if time.time() - status.st_mtime > _TOUCH_SECONDS:
-                        self._remove(entry.name)
+                if abandoned:
+                    self._remove(entry.name)
                 elif stat.S_ISREG(status.st_mode):
-                    found.append((status.st_atime_ns, status.st_size, entry.name))
-        found.sort()
-        total, count = sum(size for _, size, _ in found), len(found)
-        for _, size, name in found:
-            if total <= max_total and count <= max_count:
-                break
-            self._remove(name)
-            total -= size
-            count -= 1
+                    yield entry.name, status
+
+    def _is_unlocked(self, name: str) -> bool:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(fd)
+        return True
 
     def _remove(self, name: str) -> None:
         try:

@@ -46,6 +46,8 @@ class Origin:
     channel: socket.socket
     artifacts: int
     """Directory of the artifact cache."""
+    owner: int
+    """Who uses it; see `shim.engines.cache`."""
     annotations: Annotations
     preferred_engine: str
 
@@ -55,7 +57,7 @@ class Origin:
         def touch(key: bytes, verified: bool) -> None:
             control.send(self.channel, control.Touch(key, verified))
 
-        return ArtifactCache(self.artifacts, touch=touch)
+        return ArtifactCache(self.artifacts, owner=self.owner, touch=touch)
 
 
 class Outlook(NamedTuple):

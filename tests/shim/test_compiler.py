@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import select
+import signal
 import socket
 import stat
 import threading
@@ -170,9 +171,15 @@ def test_limit_of_cpu_time() -> None:
         compiled(spin, limits=Limits(cpu=1))
 
 
-def test_limit_of_time() -> None:
-    with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 1 s$"):
-        compiled(sleep, limits=Limits(time=1))
+@pytest.mark.parametrize("stopped", [False, True])
+def test_limit_of_time(stopped: bool) -> None:
+    work = begin(sleep, limits=Limits(time=7))
+    if stopped:
+        os.kill(work.pid, signal.SIGSTOP)
+    assert work.time == 7
+    work.expire()
+    with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 7 s$"):
+        work.result()
 
 
 def rust_alike(module: bytes) -> bytes:
@@ -203,8 +210,11 @@ def test_limit_of_memory(compile: Callable[[bytes], bytes]) -> None:
 
 def test_limit_of_the_artifact() -> None:
     with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 1000 bytes of art"):
-        compiled(lambda module: bytes(1001), limits=Limits(artifact=1000))
-    assert len(compiled(lambda module: bytes(1000), limits=Limits(artifact=1000))) == 1000
+        compiled(lambda module: bytes(1001), limits=Limits(artifact=1000, artifact_per_byte=0))
+    assert (
+        len(compiled(lambda module: bytes(1000), limits=Limits(artifact=1000, artifact_per_byte=0)))
+        == 1000
+    )
 
 
 @pytest.fixture
@@ -222,10 +232,30 @@ def fork_once(module: bytes) -> bytes:
 
 
 @pytest.mark.usefixtures("unfiltered")
-@pytest.mark.parametrize("limits", [Limits(tasks=1), Limits(tasks_of_user=1)])
-def test_limit_of_tasks(limits: Limits) -> None:
+@pytest.mark.parametrize("cgroups", [True, False])
+def test_limit_of_tasks(monkeypatch: pytest.MonkeyPatch, cgroups: bool) -> None:
+    if not cgroups:
+        monkeypatch.setattr(Cgroup, "create", no_cgroups)
     with pytest.raises(ModuleError, match=r"^no more tasks$"):
-        compiled(fork_once, limits=limits)
+        compiled(fork_once, limits=Limits(tasks=1))
+
+
+def user_of(pid: int) -> int:
+    """Wait until a compiler has given its privileges up."""
+    settled(pid)
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (ids,) = {tuple(line.split()[1:]) for line in lines if line.startswith(("Uid", "Gid"))}
+    (id,) = set(ids)
+    return int(id)
+
+
+def test_each_is_another_user() -> None:
+    work = [begin(sleep), begin(sleep)]
+    assert [user_of(each.pid) for each in work] == [0xC0000000 + each.pid for each in work]
+    for each in work:
+        each.kill()
+        with pytest.raises(ModuleError):
+            each.result()
 
 
 @pytest.mark.usefixtures("unfiltered")
@@ -294,7 +324,9 @@ def test_confinement() -> None:
     finally:
         os.close(host_only)
         listener.close()
-    assert seen["ids"] == [[65534] * 3, [65534] * 3, [], 1]
+    uid = seen["ids"][0][0]
+    assert uid > 0xC0000000
+    assert seen["ids"] == [[uid] * 3, [uid] * 3, [], 1]
     assert seen["no_new_privs"] == 1
     assert seen["root"] == []
     assert seen["passwd"] == seen["proc"] == "FileNotFoundError"
@@ -311,8 +343,8 @@ def test_confinement() -> None:
 
 def test_capabilities_and_limits() -> None:
     work = begin(sleep)
-    status = {"Uid": ""}
-    while "65534" not in status["Uid"] or status.get("NoNewPrivs") != "1":
+    status = {"Uid": "0"}
+    while status["Uid"].startswith("0") or status.get("NoNewPrivs") != "1":
         lines = Path(f"/proc/{work.pid}/status").read_text().splitlines()
         status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
@@ -335,8 +367,9 @@ def cache(tmp_path: Path) -> Iterator[ArtifactCache]:
 def test_into_the_cache(cache: ArtifactCache) -> None:
     module = module_file(b"\0asm")
     engine: Any = EngineOf(lambda module: module * 2)
-    outputs = [cache.draft(), os.memfd_create("artifact")]
-    cache.store(KEY, start(engine, KEY, module, outputs).result()).close()
+    with cache.draft(1000) as draft:
+        outputs = [draft, os.memfd_create("artifact")]
+        cache.store(KEY, start(engine, KEY, module, outputs).result()).close()
     os.close(module)
     artifact = cache.load(KEY)
     assert isinstance(artifact, Artifact)
@@ -359,10 +392,14 @@ def full(tmp_path: Path) -> Iterator[ArtifactCache]:
 def test_disk_full(full: ArtifactCache) -> None:
     module = module_file(b"\0asm")
     engine: Any = EngineOf(lambda module: module * 100_000)
-    outputs = [full.draft(), os.memfd_create("artifact")]
-    assert artifact_in(start(engine, KEY, module, outputs).result()) == b"\0asm" * 100_000
-    with pytest.raises(OSError, match=r"artifact: No space left on device") as caught:
-        start(engine, KEY, module, [full.draft()]).result()
+    with full.draft(1000) as draft:
+        outputs = [draft, os.memfd_create("artifact")]
+        assert artifact_in(start(engine, KEY, module, outputs).result()) == b"\0asm" * 100_000
+    with (
+        full.draft(1000) as draft,
+        pytest.raises(OSError, match=r"artifact: No space left on device") as caught,
+    ):
+        start(engine, KEY, module, [draft]).result()
     assert caught.value.errno == errno.ENOSPC
     os.close(module)
 
@@ -510,11 +547,12 @@ def test_memory_of_all_its_processes_together(monkeypatch: pytest.MonkeyPatch) -
         compiled(hoard)
 
 
-def test_without_cgroups(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
+def no_cgroups(*arguments: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(Cgroup, "create", fail)
+
+def test_without_cgroups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cgroup, "create", no_cgroups)
     assert compiled(lambda module: module) == b"\0asm"
 
 
@@ -567,5 +605,6 @@ def test_a_module_that_needs_memory(engine: Engine) -> None:
 
 def test_a_larger_module_has_more_time() -> None:
     limits = Limits().for_size(50 << 20)
-    assert (limits.cpu, limits.time) == (260, 750)
-    assert Limits().for_size(1000) == Limits()
+    assert (limits.cpu, limits.time, limits.artifact) == (260, 750, 1 << 30)
+    small = Limits().for_size(1000)
+    assert (small.cpu, small.time, small.artifact) == (60, 150, (32 << 20) + 64_000)

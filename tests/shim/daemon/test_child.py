@@ -18,7 +18,9 @@ from shim.daemon.log import Logger
 from shim.engines.cache import ArtifactCache, key, write_artifact, write_filter
 from shim.engines.snapshot import seal
 from shim.guest import control
+from shim.guest.arrival import arrive
 from shim.linux import clone
+from tests.shim.daemon.patience import until
 
 Life: TypeAlias = Callable[[socket.socket], object]
 
@@ -33,7 +35,7 @@ class Place:
         os.mkfifo(directory / "log")
         self.log_file = os.open(directory / "log", os.O_RDONLY | os.O_NONBLOCK)
         self.log = Logger(str(directory), debug=False)
-        self.artifacts = Artifacts(str(directory / "state"), "", self.log)
+        self.artifacts = Artifacts(str(directory / "state"), "n", "", self.log)
         self.cache = directory / "state" / "artifacts"
 
     def logged(self) -> str:
@@ -47,7 +49,7 @@ class Place:
             path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in self.cache.iterdir()
         }
 
-    def guest(self, life: Life) -> "Guest":
+    def guest(self, life: Life, *, comes_to_others: bool = False) -> "Guest":
         ours, theirs = control.pair()
 
         def entry() -> None:
@@ -56,7 +58,7 @@ class Place:
 
         with theirs:
             child = clone.clone(entry)
-        made = Guest(child, ours, self.artifacts, self.log)
+        made = Guest(child, ours, self.artifacts, 0, self.log, comes_to_others=comes_to_others)
         made.watch()
         return made
 
@@ -69,7 +71,7 @@ class Guest(Child):
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     made = Place(tmp_path)
-    made.artifacts.keep(FILTER, file(FILTER, write_filter, b"deny"))
+    made.artifacts.keep(0, FILTER, file(FILTER, write_filter, b"deny"))
     directory = os.open(made.cache, os.O_RDONLY)
     ArtifactCache(directory).store(CODE, file(CODE, write_artifact, b"code")).close()
     os.close(directory)
@@ -139,6 +141,50 @@ async def test_who_is_sealed_asks_for_nothing(place: Place, what: str) -> None:
         await guest.prepare()
     assert await asyncio.wait_for(guest.exited, 10) == 128 + signal.SIGKILL
     assert "a guest broke the protocol and is killed" in place.logged()
+    await guest.discard()
+
+
+@pytest.mark.parametrize(
+    ("whom", "comes_to_others"),
+    [(os.getppid, True), (os.getpid, True), (os.getpid, False)],
+    ids=["of another", "of itself", "of one that comes to nobody"],
+)
+async def test_a_process_that_is_no_sibling_of_the_guest(
+    place: Place, whom: Callable[[], int], comes_to_others: bool
+) -> None:
+    """To be taken for the guest, and to be killed when that is."""
+
+    def life(channel: socket.socket) -> None:
+        control.receive(channel)
+        control.send(channel, control.Sealed())
+        control.send(channel, control.Arrived(), [os.pidfd_open(whom())])
+        forever(channel)
+
+    guest = place.guest(life, comes_to_others=comes_to_others)
+    pid, fds = guest.pid, set(os.listdir("/proc/self/fd"))
+    with pytest.raises(GuestError, match=r"broke the protocol .Arrived with"):
+        await guest.prepare()
+    assert await asyncio.wait_for(guest.exited, 10) == 128 + signal.SIGKILL
+    assert guest.pid == pid
+    assert set(os.listdir("/proc/self/fd")) <= fds
+    await guest.discard()
+
+
+async def test_a_guest_arrives_once(place: Place) -> None:
+    def life(channel: socket.socket) -> None:
+        control.receive(channel)
+        control.send(channel, control.Sealed())
+        arrive(channel)
+        arrive(channel)
+        forever(channel)
+
+    guest = place.guest(life, comes_to_others=True)
+    pid = guest.pid
+    with pytest.raises(GuestError, match=r"broke the protocol .Arrived with"):
+        await guest.prepare()
+    assert guest.pid != pid
+    await until(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert await asyncio.wait_for(guest.exited, 10) == 128 + signal.SIGKILL
     await guest.discard()
 
 

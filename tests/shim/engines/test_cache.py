@@ -6,16 +6,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shim.engines.cache import (
+    SHARED,
     Artifact,
     ArtifactCache,
     Refusal,
     key,
     open_directory,
     read_artifact,
+    tenant,
     write_artifact,
 )
 
@@ -42,9 +45,9 @@ def cache(directory: int, reports: list[str]) -> ArtifactCache:
 
 
 def keep(cache: ArtifactCache, key: bytes = KEY, code: bytes = CODE) -> None:
-    fd = cache.draft()
-    write_artifact(fd, key, code)
-    cache.store(key, fd).close()
+    with cache.draft(len(code)) as fd:
+        write_artifact(fd, key, code)
+        cache.store(key, fd).close()
 
 
 def loaded(cache: ArtifactCache, key: bytes = KEY) -> bytes | None:
@@ -83,10 +86,9 @@ def test_nothing_stored(cache: ArtifactCache, reports: list[str]) -> None:
 def test_store_and_load(
     cache: ArtifactCache, directory: int, reports: list[str], code: bytes
 ) -> None:
-    draft = cache.draft()
-    assert os.listdir(directory) == []
-    write_artifact(draft, KEY, code)
-    stored = cache.store(KEY, draft)
+    with cache.draft(len(code)) as draft:
+        write_artifact(draft, KEY, code)
+        stored = cache.store(KEY, draft)
     assert stored.read() == code
     assert stored.name == KEY.hex()
     assert fcntl.fcntl(stored.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
@@ -237,9 +239,12 @@ def test_a_damaged_refusal_does_not_become_an_artifact(
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_an_artifact_outdoes_a_refusal(cache: ArtifactCache, directory: int, on_disk: bool) -> None:
     cache.refuse(KEY, "no")
-    fd = cache.draft() if on_disk else os.memfd_create("artifact")
-    write_artifact(fd, KEY, CODE)
-    cache.store(KEY, fd).close()
+    if on_disk:
+        keep(cache)
+    else:
+        fd = os.memfd_create("artifact")
+        write_artifact(fd, KEY, CODE)
+        cache.store(KEY, fd).close()
     assert loaded(cache) == CODE
     cache.refuse(KEY, "no")
     assert loaded(cache) == CODE
@@ -247,10 +252,10 @@ def test_an_artifact_outdoes_a_refusal(cache: ArtifactCache, directory: int, on_
 
 
 def test_store_refuses_what_is_no_artifact(cache: ArtifactCache, directory: int) -> None:
-    draft = cache.draft()
-    os.write(draft, CODE)
-    with pytest.raises(ValueError, match="not an artifact"):
-        cache.store(KEY, draft)
+    with cache.draft(len(CODE)) as draft:
+        os.write(draft, CODE)
+        with pytest.raises(ValueError, match="not an artifact"):
+            cache.store(KEY, draft)
     assert os.listdir(directory) == []
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(draft)
@@ -345,10 +350,10 @@ def test_a_fifo_does_not_block(cache: ArtifactCache, directory: int) -> None:
 
 
 def test_two_writers_of_one_key(cache: ArtifactCache, directory: int) -> None:
-    drafts = [cache.draft(), cache.draft()]
-    for draft in drafts:
-        write_artifact(draft, KEY, CODE)
-    artifacts = [cache.store(KEY, draft) for draft in drafts]
+    with cache.draft(len(CODE)) as one, cache.draft(len(CODE)) as other:
+        for draft in (one, other):
+            write_artifact(draft, KEY, CODE)
+        artifacts = [cache.store(KEY, draft) for draft in (one, other)]
     assert [artifact.read() for artifact in artifacts] == [CODE, CODE]
     for artifact in artifacts:
         artifact.close()
@@ -357,15 +362,16 @@ def test_two_writers_of_one_key(cache: ArtifactCache, directory: int) -> None:
 
 WRITER = """
 import os, sys
+from contextlib import nullcontext
 from shim.engines.cache import ArtifactCache, open_directory, write_artifact
 cache = ArtifactCache(open_directory(sys.argv[1]), max_count=3)
 for round in range(100):
     key = bytes([round % 5]) * 32
     artifact = cache.load(key)
     if artifact is None:
-        fd = cache.draft() if round % 2 else os.memfd_create("artifact")
-        write_artifact(fd, key, key * 1000)
-        artifact = cache.store(key, fd)
+        with cache.draft(100_000) if round % 2 else nullcontext(os.memfd_create("artifact")) as fd:
+            write_artifact(fd, key, key * 1000)
+            artifact = cache.store(key, fd)
     assert artifact.read() == key * 1000
     artifact.close()
 """
@@ -419,14 +425,132 @@ def test_larger_than_the_cache(directory: int, reports: list[str]) -> None:
     small = ArtifactCache(directory, max_total=20_000, report=reports.append)
     keep(small)
     other = key(b"\2" * 32, "")
-    draft = small.draft()
-    write_artifact(draft, other, CODE * 3)
-    artifact = small.store(other, draft)
+    memfd = os.memfd_create("artifact")
+    write_artifact(memfd, other, CODE * 3)
+    artifact = small.store(other, memfd)
     assert artifact.read() == CODE * 3
     assert artifact.name == ""
     artifact.close()
     assert os.listdir(directory) == [KEY.hex()]
     assert "larger than" in reports[0]
+
+
+A, B, C = map(tenant, ("n/a", "n/b", "n/c"))
+
+
+def keys(start: int, number: int) -> list[bytes]:
+    return [key(index.to_bytes(32, "big"), "") for index in range(start, start + number)]
+
+
+def stored(directory: int) -> set[str]:
+    return {name for name in os.listdir(directory) if not name.startswith(".")}
+
+
+def test_tenants_have_numbers_that_nobody_has() -> None:
+    assert len({A, B, C, SHARED}) == 4
+    assert all(1 << 31 < number < 0xC0000000 for number in (A, B, C))
+    assert tenant("n/a") == A
+
+
+@pytest.mark.parametrize("short", ["bytes", "files", "refusals"])
+def test_a_flood_costs_nobody_who_has_less_than_a_share(directory: int, short: str) -> None:
+    """Found by attack: one tenant had all others compile anew."""
+    limits: dict[str, Any] = {"max_total": 100_000} if short == "bytes" else {"max_count": 9}
+    a, b, c = (ArtifactCache(directory, owner=owner, **limits) for owner in (A, B, C))
+    theirs = {}
+    for cache, own in ((a, keys(0, 3)), (b, keys(10, 3))):
+        for number, each in enumerate(own):
+            keep(cache, each)
+            age(directory, each.hex(), AN_HOUR_AGO + number * 10**9)
+            theirs[each.hex()] = os.stat(each.hex(), dir_fd=directory).st_gid
+    assert set(theirs.values()) == {A, B}
+    flood = keys(100, 50)
+    for each in flood:
+        if short == "refusals":
+            c.refuse(each, "no")
+        else:
+            keep(c, each)
+    left = stored(directory)
+    assert theirs.keys() <= left
+    assert left - theirs.keys() == {each.hex() for each in flood[-len(left - theirs.keys()) :]}
+    assert len(left) == 9
+
+
+def test_who_has_most_loses_first(directory: int) -> None:
+    a, b = (ArtifactCache(directory, owner=owner, max_count=6) for owner in (A, B))
+    for number, each in enumerate(keys(0, 6)):
+        keep(a, each)
+        age(directory, each.hex(), AN_HOUR_AGO + number * 10**9)
+    for each in keys(10, 6):  # the share of b is half of it, from then on it loses its own
+        keep(b, each)
+        time.sleep(0.001)
+    assert stored(directory) == {each.hex() for each in keys(3, 3) + keys(13, 3)}
+
+
+def test_what_two_use_is_shared_and_a_tenant_of_its_own(directory: int) -> None:
+    a, b = (ArtifactCache(directory, owner=owner, max_count=6) for owner in (A, B))
+    keep(a)
+    assert os.stat(KEY.hex(), dir_fd=directory).st_gid == A
+    assert loaded(a) == CODE
+    assert os.stat(KEY.hex(), dir_fd=directory).st_gid == A
+    assert loaded(b) == CODE
+    assert os.stat(KEY.hex(), dir_fd=directory).st_gid == SHARED
+    age(directory)
+    for each in keys(0, 20):
+        keep(a, each)
+    assert KEY.hex() in stored(directory)
+    assert len(stored(directory)) == 6
+    keep(b)  # and stays shared whoever makes it again
+    assert os.stat(KEY.hex(), dir_fd=directory).st_gid == SHARED
+
+
+def test_one_who_may_only_read_has_another_say_that_it_is_shared(directory: int) -> None:
+    told: list[tuple[bytes, bool]] = []
+    keep(ArtifactCache(directory, owner=A))
+    for owner, expected in ((A, []), (B, [(KEY, False)])):
+        reader = ArtifactCache(directory, owner=owner, touch=lambda *said: told.append(said))
+        assert loaded(reader) == CODE
+        assert told == expected
+
+
+def test_an_artifact_of_nobodys_is_its_first_users(cache: ArtifactCache, directory: int) -> None:
+    keep(cache)  # as before there were owners
+    assert loaded(ArtifactCache(directory, owner=A)) == CODE
+    assert os.stat(KEY.hex(), dir_fd=directory).st_gid == A
+
+
+def test_drafts_count(directory: int, reports: list[str]) -> None:
+    a, b = (
+        ArtifactCache(directory, owner=owner, max_total=40_000, report=reports.append)
+        for owner in (A, B)
+    )
+    keep(b)
+    with a.draft(20_000) as draft:
+        os.close(os.dup(draft))
+        with pytest.raises(OSError, match="too much is being compiled"), a.draft(1):
+            pass  # half of it is the most for one
+        with pytest.raises(OSError, match="too much is being compiled"), b.draft(20_001):
+            pass
+        with b.draft(20_000) as other:
+            os.close(other)
+        os.write(draft, bytes(20_000))
+        for each in keys(0, 3):  # for the third of which there is no room beside the draft
+            keep(b, each)
+        assert reports == []
+        assert len(stored(directory)) == 1
+        os.close(draft)
+    assert os.listdir(directory) == [keys(0, 3)[-1].hex()]
+
+
+def test_a_draft_lives_as_long_as_somebody_has_it_open(directory: int) -> None:
+    cache = ArtifactCache(directory)
+    with cache.draft(100) as draft:
+        (name,) = os.listdir(directory)
+        keep(cache)
+        assert name in os.listdir(directory)
+        os.close(draft)  # as where its shim was killed
+        keep(cache)
+        assert os.listdir(directory) == [KEY.hex()]
 
 
 def test_leftovers_are_removed(cache: ArtifactCache, directory: int) -> None:
@@ -449,10 +573,10 @@ def full(tmp_path: Path) -> Iterator[int]:
 
 def test_disk_full(full: int, reports: list[str]) -> None:
     cache = ArtifactCache(full, report=reports.append)
-    draft = cache.draft()
-    with pytest.raises(OSError, match="No space left"):
-        write_artifact(draft, KEY, CODE * 10)
-    os.close(draft)
+    with cache.draft(len(CODE)) as draft:
+        with pytest.raises(OSError, match="No space left"):
+            write_artifact(draft, KEY, CODE * 10)
+        os.close(draft)
     memfd = os.memfd_create("artifact")
     write_artifact(memfd, KEY, CODE * 10)
     artifact = cache.store(KEY, memfd)
