@@ -21,6 +21,7 @@ from typing import Final, NoReturn
 
 from shim import compiler_filter
 from shim.compiler_cgroup import CompilerCgroup
+from shim.engines import flaws
 from shim.engines.base import Engine, ModuleError
 from shim.engines.cache import read_artifact, write_artifact
 from shim.engines.limits import limit_memory
@@ -178,13 +179,15 @@ def start(
     outputs: Sequence[int],
     *,
     memory_pages: int | None = None,
+    checked: bool = True,
     limits: Limits | None = None,
 ) -> Compilation:
     """Clone a compiler for the module in the file `wasm`, which does not change, such as a memfd.
 
     The artifact goes to the first of `outputs`, empty files, whose disk can take it: a draft of the
     cache, then a memfd. They are taken over; `wasm` is not. `memory_pages` is a bound for the
-    module's memory (`limit_memory`). The conditions and errors of `clone` apply.
+    module's memory (`limit_memory`). `checked` refuses what the engine is known to compile wrongly
+    (`flaws.check`). The conditions and errors of `clone` apply.
     """
     size = os.fstat(wasm).st_size
     limits = (limits or Limits()).for_size(size)
@@ -198,7 +201,8 @@ def start(
             _confine(wasm, outputs, report, limits, size, shim)
         except OSError as error:
             _give_up(_NOT_CONFINED, str(error))
-        _write(key, _compile(engine, wasm, size, limits, memory_pages), outputs)
+        artifact = _compile(engine, wasm, size, limits, memory_pages, checked=checked)
+        _write(key, artifact, outputs)
 
     with contextlib.ExitStack() as failed, contextlib.ExitStack() as done:
         for fd in outputs:
@@ -266,13 +270,24 @@ def _confine(
 
 
 def _compile(
-    engine: Engine, wasm: int, size: int, limits: Limits, memory_pages: int | None
+    engine: Engine,
+    wasm: int,
+    size: int,
+    limits: Limits,
+    memory_pages: int | None,
+    *,
+    checked: bool,
 ) -> bytes:
     try:
         with contents(wasm, size) as module:
             data = bytes(module)
+        doubtful = checked and flaws.known(engine)
+        if doubtful or memory_pages is not None:
+            data = assembled(data)
         if memory_pages is not None:
-            data = limit_memory(assembled(data), memory_pages)
+            data = limit_memory(data, memory_pages)
+        if doubtful:
+            flaws.check(engine, data)
         artifact = engine.compile(data)
     except ModuleError as error:
         _give_up(_REFUSED, str(error))

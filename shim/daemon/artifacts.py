@@ -6,7 +6,8 @@ Guests look into the cache themselves and ask here only for what it does not hav
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Collection, Mapping
 from weakref import WeakValueDictionary
 
 from shim import compiler
@@ -15,6 +16,8 @@ from shim.engines import select
 from shim.engines.base import ModuleError
 from shim.engines.cache import Artifact, ArtifactCache, Refusal, open_directory, tenant
 from shim.guest import control
+from shim.guest.annotations import Annotations
+from shim.guest.program import Origin
 from shim.linux.readonly import open_readonly
 
 _AT_ONCE = 2
@@ -28,14 +31,23 @@ class Artifacts:
     """The artifact cache below a state directory, for containers of one containerd namespace."""
 
     def __init__(
-        self, state_directory: str, namespace: str, preferred_engine: str, log: Logger
+        self,
+        state_directory: str,
+        namespace: str,
+        preferred_engine: str,
+        log: Logger,
+        unsafe_engines: Collection[str] = (),
     ) -> None:
-        """Open the cache. Raises OSError if its directory cannot be trusted."""
-        self.preferred_engine = preferred_engine
+        """Open the cache. Raises OSError if its directory cannot be trusted.
+
+        The engines are the node's settings.
+        """
+        self._preferred_engine = preferred_engine
+        self._unsafe_engines = unsafe_engines
         self._writable = open_directory(os.path.join(state_directory, "artifacts"))
         # What guests load from. One that is root could change what it holds open, or its times.
         flags = os.O_RDONLY | os.O_DIRECTORY
-        self.directory = open_readonly(f"/proc/self/fd/{self._writable}", flags)
+        self._directory = open_readonly(f"/proc/self/fd/{self._writable}", flags)
         self._namespace = namespace
         self._log = log
         self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
@@ -44,7 +56,12 @@ class Artifacts:
     def close(self) -> None:
         """Close the cache."""
         os.close(self._writable)
-        os.close(self.directory)
+        os.close(self._directory)
+
+    def origin(self, channel: socket.socket, owner: int, annotations: Annotations) -> Origin:
+        """Return what a guest of `owner` takes along; `channel` is its end."""
+        engines = self._preferred_engine, self._unsafe_engines
+        return Origin(channel, self._directory, owner, annotations, *engines)
 
     def owner(self, annotations: Mapping[str, str]) -> int:
         """Return whose the artifacts of a container are: a Kubernetes namespace's, if it has one.
@@ -82,7 +99,7 @@ class Artifacts:
             return artifact
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(artifact.name, flags, dir_fd=self.directory)
+            fd = os.open(artifact.name, flags, dir_fd=self._directory)
         finally:
             artifact.close()
         return artifact._replace(fd=fd)
@@ -106,7 +123,12 @@ class Artifacts:
             except OSError as error:
                 self._log.warning("no room for an artifact on disk", error=error)
             compilation = compiler.start(
-                engine, request.key, module, outputs, memory_pages=request.memory_pages
+                engine,
+                request.key,
+                module,
+                outputs,
+                memory_pages=request.memory_pages,
+                checked=request.checked or engine.name not in self._unsafe_engines,
             )
             self._log.debug(
                 "compiling", artifact=request.key.hex(), engine=engine.name, pid=compilation.pid

@@ -4,7 +4,7 @@ A node without the file has the defaults. One with a mistake in it starts no con
 is mended: what an administrator wrote down must not be ignored.
 """
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -24,6 +24,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     engine: str = ""
     """The engine that is tried first for containers that name none."""
+    unsafe_engines: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
+    """Engines that a container may demand even for a module that they are known to get wrong."""
     merge_pages: bool = False
     """Whether the kernel may merge equal pages of shims and guests, where KSM runs."""
     forbid: tuple[Forbidden, ...] = ()
@@ -41,8 +43,8 @@ def read(path: str) -> Config:
         raise ConfigError(f"{path}: {error.strerror}") from None
     try:
         config = msgspec.toml.decode(text, type=Config, dec_hook=_forbidden)
-        if config.engine:
-            select(config.engine)
+        for name in filter(None, (config.engine, *config.unsafe_engines)):
+            select(name)
     except (msgspec.DecodeError, ModuleError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     return config

@@ -16,7 +16,6 @@ from shim.daemon.program import Program
 from shim.daemon.stdio import Stdio
 from shim.guest import control
 from shim.guest.execution import Birth, live
-from shim.guest.program import Origin
 from shim.linux import clone
 from shim.ttrpc import Code, RpcError
 
@@ -148,9 +147,7 @@ def _join(guest: Guest, log: Logger) -> _Joined:
     annotations = guest.annotations._replace(listen=())
     ours, theirs = control.pair()
     artifacts = guest.artifacts
-    origin = Origin(
-        theirs, artifacts.directory, guest.owner, annotations, artifacts.preferred_engine
-    )
+    origin = artifacts.origin(theirs, guest.owner, annotations)
     init = clone.Child(guest.pid, guest.pidfd)
     birth = Birth(origin, guest.bundle, init, guest.placement)
     try:

@@ -15,7 +15,6 @@ from shim.daemon.log import Logger
 from shim.guest import annotations, control
 from shim.guest.entry import Birth, live
 from shim.guest.placement import Placement
-from shim.guest.program import Origin
 from shim.linux import clone
 from shim.linux.cgroups import Cgroup
 from shim.linux.time_namespace import for_children
@@ -74,9 +73,7 @@ class Guest(Child):
             raise GuestError(control.reason(error), invalid=error.errno == errno.EINVAL) from error
         ours, theirs = control.pair()
         owner = artifacts.owner(outline.annotations)
-        origin = Origin(
-            theirs, artifacts.directory, owner, self.annotations, artifacts.preferred_engine
-        )
+        origin = artifacts.origin(theirs, owner, self.annotations)
         birth = Birth(origin, id, bundle, outline, self.placement)
         try:
             with theirs:

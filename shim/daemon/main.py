@@ -84,7 +84,13 @@ def _start(
     )
     try:
         engine = runtime.engine or settings.engine
-        artifacts = Artifacts(invocation.state_directory, invocation.namespace, engine, log)
+        artifacts = Artifacts(
+            invocation.state_directory,
+            invocation.namespace,
+            engine,
+            log,
+            settings.unsafe_engines,
+        )
         if runtime.shim_cgroup:
             options.join_shim_cgroup(runtime.shim_cgroup)
         if settings.merge_pages:

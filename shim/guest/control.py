@@ -74,12 +74,14 @@ class Execute(msgspec.Struct, tag=True, frozen=True):
 class Compile(msgspec.Struct, tag=True, frozen=True):
     """Asks for the artifact of a module that is not in the cache.
 
-    Carries the module in a sealed memfd.
+    Carries the module in a sealed memfd. That it is not `checked` for what the engine compiles
+    wrongly is for the shim to allow.
     """
 
     engine: str
     key: Key
     memory_pages: int | None = None
+    checked: bool = True
 
 
 class Compiled(msgspec.Struct, tag=True, frozen=True):

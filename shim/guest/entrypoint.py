@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from oci.runtime import Process
-from shim.engines import candidates, engines
+from shim.engines import candidates, engines, flaws
 from shim.engines.base import HEADER, Engine, Module, ModuleError, check_header
 from shim.engines.cache import Artifact, Refusal, key
 from shim.engines.snapshot import snapshot
@@ -97,12 +97,15 @@ def compiled(origin: Origin, process: Process, fd: int) -> Compiled:
     cache = origin.cache()
     pages = annotations.memory_pages
     limit = f" memory {pages}" if pages else ""
+    checked = annotations.engine not in origin.unsafe_engines
     try:
         for engine in candidates(annotations.engine, preferred):
-            name = key(digest, engine.fingerprint() + limit)
+            condition = flaws.condition(engine, checked=checked)
+            name = key(digest, engine.fingerprint() + condition + limit)
             found = cache.load(name)
             if found is None:
-                found = _ask(origin.channel, control.Compile(engine.name, name, pages), module)
+                request = control.Compile(engine.name, name, pages, checked)
+                found = _ask(origin.channel, request, module)
             if isinstance(found, Artifact):
                 reason = _reason(annotations.engine, preferred, engine, refusals)
                 return Compiled(path, engine, found, reason)

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import termios
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -50,6 +50,8 @@ class Origin:
     """Who uses it; see `shim.engines.cache`."""
     annotations: Annotations
     preferred_engine: str
+    unsafe_engines: Collection[str]
+    """Those that may be demanded even for a module that they are known to get wrong."""
 
     def cache(self) -> ArtifactCache:
         """Return the cache, which only the shim may change."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.guests.build import build
+from tests.guests.build import SOURCES, build
 from tests.integration import client as api
 from tests.integration import images, modules
 from tests.integration.containerd import PYWASM, RUNC, Containerd
@@ -30,6 +30,7 @@ def image() -> images.Image:
     for name in NATIVE:
         files[name] = images.File(build(name, native=True).read_bytes(), mode=0o755)
     hello = files["hello.wasm"].data
+    files["simd.wat"] = images.File((SOURCES / "simd.wat").read_bytes())
     files["bad/text.wasm"] = images.File(b"this is a text\n")
     files["bad/truncated.wasm"] = images.File(hello[: len(hello) // 2])
     files["bad/empty.wasm"] = images.File(modules.EMPTY)

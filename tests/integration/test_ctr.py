@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from shim.engines import engines
+from shim.engines.flaws import known
 from tests.integration import specs
 from tests.integration.client import Client
 from tests.integration.conftest import IMAGE, program
@@ -41,6 +43,19 @@ def test_arguments_and_environment(containerd: Containerd, runtime: str) -> None
 def test_exit_status(containerd: Containerd, runtime: str, status: int) -> None:
     done = containerd.run(runtime, IMAGE, program(runtime, "exit3"), str(status))
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
+def test_a_module_that_an_engine_gets_wrong(containerd: Containerd) -> None:
+    assert containerd.run(PYWASM, IMAGE, "/simd.wat").returncode == 239
+    for engine in engines():
+        options = ["--annotation", f"dev.pywasm.engine={engine.name}"]
+        done = containerd.run(PYWASM, IMAGE, "/simd.wat", options=options)
+        if known(engine):
+            assert done.returncode == 1
+            unsafe = f"/simd.wat: {engine.name} {engine.version} is not safe for a module that uses"
+            assert unsafe in done.stderr
+        else:
+            assert done.returncode == 239
 
 
 def test_stdin_to_its_end(containerd: Containerd, runtime: str) -> None:

@@ -17,14 +17,17 @@ from typing import Any
 import pytest
 
 from shim import compiler_filter
-from shim.compiler import Compilation, Limits, start
+from shim.compiler import Compilation, Limits, Refused, start
 from shim.compiler_cgroup import PARENT
 from shim.engines import engines
 from shim.engines.base import Engine, ModuleError
 from shim.engines.cache import Artifact, ArtifactCache, key, open_directory, read_artifact
+from shim.engines.flaws import known
 from shim.engines.snapshot import seal
+from shim.engines.text import assembled
 from shim.linux import clone, mounts
 from shim.linux.cgroups import Cgroup, hierarchies
+from tests.guests.build import SOURCES
 
 KEY = key(b"\1" * 32, "test")
 
@@ -563,11 +566,14 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return next(engine for engine in engines() if engine.name == name)
 
 
-def really_compiled(engine: Engine, wasm: bytes, limits: Limits | None = None) -> bytes:
+def really_compiled(
+    engine: Engine, wasm: bytes, limits: Limits | None = None, *, checked: bool = True
+) -> bytes:
     module = module_file(wasm)
     try:
         outputs = [os.memfd_create("artifact")]
-        return artifact_in(start(engine, KEY, module, outputs, limits=limits).result())
+        work = start(engine, KEY, module, outputs, limits=limits, checked=checked)
+        return artifact_in(work.result())
     finally:
         os.close(module)
 
@@ -584,6 +590,19 @@ def test_an_engine_on_what_is_no_module(engine: Engine) -> None:
             really_compiled(engine, wasm)
         assert str(caught.value).isprintable()
         assert "the compiler failed" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_what_an_engine_gets_wrong(engine: Engine, text: bool) -> None:
+    wasm = (SOURCES / "simd.wat").read_bytes()
+    if not text:
+        wasm = assembled(wasm)
+    if known(engine):
+        with pytest.raises(Refused, match=r"is not safe for a module that uses SIMD \("):
+            really_compiled(engine, wasm)
+    else:
+        really_compiled(engine, wasm)
+    engine.load(really_compiled(engine, wasm, checked=False)).check()
 
 
 # What costs one code generator much is easy for the other.

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ def test_the_engine_of_the_node(tmp_path: Path) -> None:
         assert config.read(str(path)).engine == engine.name
 
 
+def test_engines_that_may_be_demanded_for_any_module(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("")
+    assert config.read(str(path)).unsafe_engines == ()
+    names = tuple(engine.name for engine in engines())
+    path.write_text(f"unsafe_engines = {json.dumps(names)}\n")
+    assert config.read(str(path)).unsafe_engines == names
+
+
 def test_pages_are_merged_only_where_it_was_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text("")
@@ -32,6 +42,9 @@ def test_pages_are_merged_only_where_it_was_asked_for(tmp_path: Path) -> None:
         (b"engine = 3", "engine"),
         (b"merge_pages = 1", "merge_pages"),
         (b'engine = "v8"', "v8"),
+        (b'unsafe_engines = "wasmtime"', "unsafe_engines"),
+        (b'unsafe_engines = ["wasmtime", "v8"]', "v8"),
+        (b'unsafe_engines = [""]', "unsafe_engines"),
         (b'enigne = "wasmer"', "enigne"),
         (b'engine = "\xff"', "0xff"),
         (b'forbid = "handler"', "forbid"),

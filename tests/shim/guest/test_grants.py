@@ -2,16 +2,18 @@
 
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
 from proto import task_v2_pb2 as api
 from shim.engines import engines
 from shim.ttrpc import Code, RpcError
-from tests.guests.build import build
+from tests.guests.build import SOURCES, build
 from tests.shim.task_api import Container, Shim, call
 
 ENGINES = [engine.name for engine in engines()]
@@ -339,6 +341,59 @@ async def test_what_wasmer_refuses_goes_to_wasmtime(shim: Shim) -> None:
     assert message.startswith("/tail.wat: invalid wasm module: ")
     # The refusal and the artifact: the second start, and the one that demanded, compiled nothing.
     assert len(os.listdir(shim.directory / "state" / "artifacts")) == 2
+
+
+async def simd(shim: Shim, id: str, **spec: Any) -> tuple[int, str]:
+    """Run tests/guests/simd.wat; return its status and which engine it was, and why."""
+    shutil.copy(SOURCES / "simd.wat", shim.rootfs / "simd.wat")
+    (shim.bundle(id, "/simd.wat", **spec) / "log").touch()
+    ended = await (await Container.create(shim, id)).run()
+    [created] = [line for line in logged(shim, id) if "engine=" in line]
+    return ended.status, created
+
+
+@needs_both
+async def test_what_wasmer_gets_wrong_goes_to_wasmtime(shim: Shim) -> None:
+    for id in ("first", "second"):
+        status, created = await simd(shim, id)
+        assert status == 239
+        assert "engine=wasmtime" in created
+        assert "refused by wasmer: wasmer 1.1.0 is not safe" in created
+        assert "CVE-2022-31104" in created
+    # The refusal and the artifact.
+    assert len(os.listdir(shim.directory / "state" / "artifacts")) == 2
+
+
+@needs_both
+async def test_a_demand_for_what_is_not_safe(shim: Shim) -> None:
+    shim.env["PYWASM_CONFIG"] = str(shim.directory / "config.toml")
+    settings = shim.directory / "config.toml"
+    wanted = annotated(engine="wasmer")
+    # Allowed by the node it is run, whatever comes out ...
+    settings.write_text('unsafe_engines = ["wasmer"]\n')
+    _, created = await simd(shim, "allowed", **wanted)
+    assert "engine=wasmer" in created
+    # ... but nobody gets it who has not asked for it ...
+    status, created = await simd(shim, "default")
+    assert status == 239
+    assert "engine=wasmtime" in created
+    # ... and without the setting the artifact that there is by now is not used.
+    settings.write_text('engine = "wasmer"\n')
+    message = await refused(shim, "/simd.wat", **wanted)
+    assert message.startswith("/simd.wat: wasmer 1.1.0 is not safe for a module that uses SIMD")
+    assert (await simd(shim, "preferred"))[0] == 239
+
+
+@needs_both
+async def test_a_further_process_that_wasmer_gets_wrong(shim: Shim) -> None:
+    shutil.copy(SOURCES / "simd.wat", shim.rootfs / "simd.wat")
+    container = await container_of(shim, "x", "/idle.wasm", **annotated(engine="wasmer"))
+    await container.start()
+    request = api.ExecProcessRequest(id="x", exec_id="e")
+    request.spec.value = json.dumps(process("/simd.wat")["process"]).encode()
+    await call(container.client, "Exec", request, Empty)
+    with pytest.raises(RpcError, match=r"wasmer 1\.1\.0 is not safe"):
+        await call(container.client, "Start", api.StartRequest(id="x", exec_id="e"), Empty)
 
 
 @needs_both
