@@ -250,7 +250,7 @@ def _no_reporter(_: object) -> None:
 
 
 def _service(events: _Events) -> TaskService:
-    artifacts = SimpleNamespace(directory=-1, preferred_engine="", unsafe_engines=())
+    artifacts = SimpleNamespace(owner=lambda annotations: 0, origin=lambda *_: None)
     log = Logger("/nonexistent", debug=True)
     return TaskService("n", cast(Any, events), cast(Any, artifacts), log)
 

@@ -313,6 +313,7 @@ async def test_no_descriptors_for_an_exec(shim: Shim) -> None:
     highest = max(int(fd) for fd in os.listdir(f"/proc/{pid}/fd"))
     process = AnyMessage(value=b'{"args": ["/exit3.wasm"], "cwd": "/"}')
     await call(client, "Exec", api.ExecProcessRequest(id="x", exec_id="e", spec=process), Empty)
+    added = holdings(pid)  # with the file of its process
     start = api.StartRequest(id="x", exec_id="e")
     refusals = 0
     for spare in range(40):
@@ -322,7 +323,7 @@ async def test_no_descriptors_for_an_exec(shim: Shim) -> None:
             break
         assert "Too many open files" in error.message, spare
         refusals += 1
-        await restored(pid, before)
+        await restored(pid, added)
     assert refusals > 1
     ended = await call(client, "Wait", api.WaitRequest(id="x", exec_id="e"), api.WaitResponse)
     assert ended.exit_status == 3
