@@ -250,7 +250,10 @@ def _no_reporter(_: object) -> None:
 
 
 def _service(events: _Events) -> TaskService:
-    artifacts = SimpleNamespace(owner=lambda annotations: 0, origin=lambda *_: None)
+    artifacts = SimpleNamespace(
+        owner=lambda annotations: 0,
+        origin=lambda channel, *_: SimpleNamespace(channel=channel),
+    )
     log = Logger("/nonexistent", debug=True)
     return TaskService("n", cast(Any, events), cast(Any, artifacts), log)
 
