@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-TARGETS = ("artifact", "config", "dns", "task", "ttrpc", "wasi")
+TARGETS = ("artifact", "config", "dns", "engines", "task", "ttrpc", "wasi")
+SLOW = {"engines": 15}  # examples, of processes that compile; of the others it is 100
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -17,7 +18,7 @@ def test_a_target_and_its_seeds(name: str) -> None:
     for seed in target.SEEDS:
         target.fuzz(seed)
 
-    @settings(max_examples=100)
+    @settings(max_examples=SLOW.get(name, 100))
     @given(st.lists(st.sampled_from(target.SEEDS), min_size=1, max_size=3), st.data())
     def mutated(seeds: list[bytes], data: st.DataObject) -> None:
         made = bytearray(b"".join(seeds))
