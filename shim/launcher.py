@@ -30,6 +30,10 @@ LISTENER = 3
 FAREWELL = "deleted"
 """In a bundle after the task's orderly Delete: the answer to the `delete` that still follows."""
 
+LOG = "zygote.log"
+"""In the run directory: what a zygote and those forked from it say on stderr."""
+
+_LOG_LIMIT = 1 << 20
 _STDIN_LIMIT = 10 << 20
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
@@ -180,8 +184,10 @@ def _spawn(
 ) -> int:
     program = f"import sys; sys.path.insert(0, {root!r}); from shim.zygote import main; main()"
     flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC
-    log = posix.open(f"{run_directory.decode()}/zygote.log", flags, 0o600)
+    path = f"{run_directory.decode()}/{LOG}"
+    log = posix.open(path, flags, 0o600)
     try:
+        shorten(path)
         return posix.posix_spawn(
             python,
             [python, "-I", "-c", program, *arguments],
@@ -198,6 +204,27 @@ def _spawn(
             ],
             setsid=True,
         )
+    finally:
+        posix.close(log)
+
+
+def shorten(path: str) -> None:
+    """Move the end of a log that has become too long to another file, and begin anew.
+
+    The log itself stays the same file: shims have it open for as long as their pods live.
+    """
+    size = posix.stat(path).st_size
+    if size <= _LOG_LIMIT:
+        return
+    log = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC | posix.O_NOFOLLOW)
+    try:
+        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC | posix.O_NOFOLLOW
+        old = posix.open(path + ".1", flags, 0o600)
+        try:
+            posix.sendfile(old, log, size - _LOG_LIMIT, _LOG_LIMIT)
+        finally:
+            posix.close(old)
+        posix.ftruncate(log, 0)
     finally:
         posix.close(log)
 

@@ -20,7 +20,7 @@ import threading
 import time
 
 from shim import pages
-from shim.launcher import LISTENER
+from shim.launcher import LISTENER, LOG, shorten
 from shim.linux import callbacks, cgroups, credentials, files, readonly
 
 WARMER = "pywasm-warmer"
@@ -108,7 +108,10 @@ def _serve(listener: socket.socket, name: str, warmer: int) -> None:
     deadline = time.monotonic() + LIFETIME
     born = _bound_at(name + ".sock")
     forks = 0
+    log = os.path.join(os.path.dirname(name), LOG)
     while forks < FORKS and (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(OSError):
+            shorten(log)
         listener.settimeout(min(left, IDLE))
         try:
             forks += _fork(listener, warmer)

@@ -2,18 +2,25 @@
 
 However many `start`s of one pod run at once, one of them gets the listening socket and becomes the
 pod's shim; the others join it.
+
+Beside the socket a symbolic link tells the cgroup of the container that the shim begins with. Where
+a shim is killed before containerd has dialled, containerd executes no `delete`, and nobody else
+knows of the one or the other.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
 import socket
 import time
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Final, NamedTuple
 
 from proto.bootstrap_pb2 import BootstrapResult
 from shim.daemon.invocation import Invocation
 from shim.daemon.joining import join
+from shim.guest.placement import Placement
 from shim.linux.directories import private_directory
 
 GROUP_ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
@@ -22,6 +29,7 @@ GROUP_ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-i
 SANDBOXER = "io.containerd.sandbox.controller.v1.shim"
 """What has the bundles of the pods that a shim is to hold itself, since containerd 2.0."""
 
+_CGROUP: Final = ".cgroup"
 _PAUSE = 0.001
 
 
@@ -37,9 +45,9 @@ class Claim(NamedTuple):
         return f"unix://{self.path}"
 
 
-def claim(run_directory: str, invocation: Invocation, group: str) -> Claim:
-    """Join the shim that serves `group`, or take its place."""
-    directory = os.path.join(run_directory, "s")
+def claim(run_directory: str, invocation: Invocation, group: str, cgroups_path: str = "") -> Claim:
+    """Join the shim that serves `group`, or take its place, to begin with a container there."""
+    directory = _directory(run_directory)
     if invocation.bootstrap is not None and invocation.bootstrap.socket_dir:
         directory = invocation.bootstrap.socket_dir
     private_directory(directory)
@@ -58,6 +66,8 @@ def claim(run_directory: str, invocation: Invocation, group: str) -> Claim:
                     listener.bind(path)
                 except OSError as error:
                     raise OSError(error.errno, error.strerror, path) from None
+                if cgroups_path:
+                    os.symlink(cgroups_path, path + _CGROUP)
                 listener.listen(64)
                 return Claim(path, listener)
         time.sleep(_PAUSE)  # another was faster, or the one before has not left yet
@@ -69,6 +79,38 @@ def release(path: str, *, only_if_dead: bool = False) -> None:
     with _locked(os.path.dirname(path)):
         if not (only_if_dead and _listening(path)):
             _unlink(path)
+
+
+def sweep(run_directory: str) -> None:
+    """Remove what shims that were killed have left there, and their cgroups if nobody is in them.
+
+    Raises OSError.
+    """
+    directory = _directory(run_directory)
+    # Made and listening under the lock: what nobody listens on is nobody's.
+    with suppress(FileNotFoundError), _locked(directory):
+        bound = _bound()
+        for name in os.listdir(directory):
+            path = os.path.join(directory, name)
+            # One that is not in the table may be another network namespace's.
+            if name.endswith(_CGROUP) or path in bound or _listening(path):
+                continue
+            try:
+                Placement.for_path(os.readlink(path + _CGROUP)).cgroup.delete(patience=0)
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    continue  # its guest is not quite dead; to be done by the next one
+            _unlink(path)
+
+
+def _directory(run_directory: str) -> str:
+    return os.path.join(run_directory, "s")
+
+
+def _bound() -> set[str]:
+    """The paths of the sockets of this network namespace (proc_net_unix(5))."""
+    with open("/proc/net/unix", errors="surrogateescape") as table:
+        return {"/" + line.rstrip("\n").partition(" /")[2] for line in table}
 
 
 def write_answer(invocation: Invocation, address: str) -> bytes:
@@ -110,7 +152,6 @@ def _listening(path: str) -> bool:
 
 
 def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+    for name in (path, path + _CGROUP):
+        with suppress(FileNotFoundError):
+            os.unlink(name)

@@ -26,7 +26,7 @@ from shim.guest.placement import Placement
 from shim.linux.files import read_small
 
 
-def clean_up(invocation: Invocation) -> bytes:
+def clean_up(invocation: Invocation, run_directory: str) -> bytes:
     """Return an encoded DeleteResponse, which says that the container was killed."""
     bundle = invocation.bundle
     pid = _read(bundle, PID_FILE)
@@ -42,6 +42,10 @@ def clean_up(invocation: Invocation) -> bytes:
     pod_files.remove(bundle)
     if socket_address := _read(bundle, "address"):
         address.release(socket_address.removeprefix("unix://"), only_if_dead=True)
+    try:
+        address.sweep(run_directory)  # where one was killed, others may have been
+    except OSError as error:
+        log.warning("left behind", error=error)
     return response.SerializeToString()
 
 

@@ -45,7 +45,7 @@ def handle(connection: socket.socket, warning: str = "") -> None:
         if invocation.info:
             _answer(connection, runtime_info(invocation.stdin))
         elif invocation.action == "delete":
-            _answer(connection, clean_up(invocation))
+            _answer(connection, clean_up(invocation, run_directory))
         else:
             _start(connection, run_directory, invocation, warning)
     except (OSError, SpecError, UsageError, config.ConfigError) as error:
@@ -70,7 +70,7 @@ def _start(
     options.check_cgroups_path(runtime, outline.cgroups_path)
     groups = (outline.annotations.get(name) for name in address.GROUP_ANNOTATIONS)
     group = next(filter(None, groups), invocation.id)
-    claim = address.claim(run_directory, invocation, group)
+    claim = address.claim(run_directory, invocation, group, outline.cgroups_path)
     if claim.listener is None:
         _announce(connection, invocation, claim.address)
         return

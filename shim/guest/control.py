@@ -30,6 +30,7 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -218,6 +219,13 @@ def send(channel: socket.socket, message: Message, fds: Sequence[int] = ()) -> N
         raise OSError(errno.EMSGSIZE, f"{len(data)} bytes for the guest, of which {_LIMIT} fit")
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     channel.sendmsg([data], ancillary)
+
+
+def check_wanted(channel: socket.socket) -> None:
+    """Raise EOFError if the other side is gone already; a message stays where it is."""
+    with suppress(BlockingIOError):
+        if not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            raise EOFError("control channel closed")
 
 
 def receive(channel: socket.socket) -> tuple[Message, list[int]]:

@@ -62,6 +62,7 @@ def live(birth: Birth) -> None:
     run = None
     with program.telling(channel):
         program.be_apart([channel.fileno(), birth.origin.artifacts])
+        control.check_wanted(channel)  # or nobody is there to remove the cgroup that it makes
         ready, starting = _isolate(birth)
         program.await_start(channel, ready.message)
         if starting:

@@ -187,3 +187,28 @@ def test_a_zygote_makes_place_for_a_new_one_in_time(tmp_path: Path, run_dir: Pat
         seen += zygotes(run_dir)
     assert len(set(seen)) == 3
     assert all(ended(pid) for pid in set(seen) - set(zygotes(run_dir)))
+
+
+def test_the_log_is_bounded_and_stays_the_same_file(run_dir: Path) -> None:
+    """Who has it open, as a shim has, writes to the one that is read."""
+    log, old = run_dir / "zygote.log", run_dir / "zygote.log.1"
+    run(run_dir, "-info")
+    for said in (b"a" * (3 << 20), b"b" * (1 << 20) + b"c"):
+        with log.open("ab") as writer:
+            writer.write(said)
+            run(run_dir, "-info")  # the zygote looks before it waits for the next one
+            run(run_dir, "-info")
+            assert log.stat().st_size < 1 << 20
+            assert old.read_bytes() == said[-(1 << 20) :]
+            writer.write(b"later")
+            writer.flush()
+            assert log.read_bytes().endswith(b"later")
+    assert old.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_is_too_long_is_moved_by_who_starts_a_zygote(run_dir: Path) -> None:
+    run_dir.mkdir(mode=0o700)
+    (run_dir / "zygote.log").write_bytes(b"x" * (2 << 20))
+    run(run_dir, "-info", python="/bin/false")  # which never comes to look itself
+    assert (run_dir / "zygote.log").stat().st_size == 0
+    assert (run_dir / "zygote.log.1").stat().st_size == 1 << 20

@@ -1,6 +1,8 @@
 import json
 import multiprocessing
 import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from shim.daemon import address
 from shim.daemon.invocation import Invocation
+from shim.linux.cgroups import Cgroup
+from shim.linux.clone import CLONE_NEWNET, unshare
 
 
 def invocation(id: str = "x", **more: object) -> Invocation:
@@ -108,3 +112,92 @@ def test_answers_each_generation_of_containerd_in_its_form() -> None:
     of_2_3 = invocation(bootstrap=BootstrapParams(instance_id="x", namespace="n"))
     result = BootstrapResult.FromString(address.write_answer(of_2_3, "unix:///a"))
     assert (result.version, result.address, result.protocol) == (3, "unix:///a", "ttrpc")
+
+
+def killed(directory: Path, group: str, cgroups_path: str = "") -> str:
+    """The socket of a shim that was killed."""
+    claim = address.claim(str(directory), invocation(), group, cgroups_path)
+    assert claim.listener is not None
+    claim.listener.close()
+    return claim.path
+
+
+def test_a_sweep_takes_what_nobody_listens_on(tmp_path: Path) -> None:
+    address.sweep(str(tmp_path))  # there is no such directory yet
+    alive = address.claim(str(tmp_path), invocation(), "alive", "/nowhere")
+    assert alive.listener is not None
+    paths = {"a": "", "b": "/none", "c": ".."}
+    dead = [killed(tmp_path, group, path) for group, path in paths.items()]
+    assert all(map(os.path.exists, dead))
+    address.sweep(str(tmp_path))
+    here = {alive.path, f"{alive.path}.cgroup"}
+    assert {str(path) for path in (tmp_path / "s").iterdir()} == here
+    address.release(alive.path)
+    assert os.listdir(tmp_path / "s") == []
+    alive.listener.close()
+
+
+def test_a_sweep_leaves_what_another_network_namespace_listens_on(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready, over = context.Event(), context.Event()
+
+    def serve() -> None:
+        unshare(CLONE_NEWNET)
+        claim = address.claim(str(tmp_path), invocation(), "pod")
+        assert claim.listener is not None
+        ready.set()
+        over.wait(20)
+
+    process = context.Process(target=serve)
+    process.start()
+    assert ready.wait(20)
+    address.sweep(str(tmp_path))
+    assert len(os.listdir(tmp_path / "s")) == 1
+    over.set()
+    process.join()
+    address.sweep(str(tmp_path))
+    assert os.listdir(tmp_path / "s") == []
+
+
+def test_a_sweep_waits_for_who_is_about_to_listen(tmp_path: Path) -> None:
+    """Bound and not listening, as one is under the lock alone, looks like dead."""
+    (tmp_path / "s").mkdir(mode=0o700)
+    context = multiprocessing.get_context("fork")
+    go = context.Event()
+
+    def sweep() -> None:
+        go.wait(20)
+        address.sweep(str(tmp_path))
+
+    sweeping = context.Process(target=sweep)
+    sweeping.start()  # before there is a lock for it to inherit
+    with socket.socket(socket.AF_UNIX) as listener:
+        with address._locked(str(tmp_path / "s")):
+            listener.bind(str(tmp_path / "s" / "new"))
+            go.set()
+            call = Path(f"/proc/{sweeping.pid}/wchan")
+            while "lock" not in call.read_text():
+                assert sweeping.is_alive()
+            listener.listen()
+        sweeping.join()
+        assert sweeping.exitcode == 0
+        assert os.listdir(tmp_path / "s") == ["new"]
+
+
+def test_a_sweep_takes_the_cgroup_along_when_it_is_empty(tmp_path: Path) -> None:
+    path = f"/pywasm-test-{os.getpid()}"
+    cgroup = Cgroup.for_path(path)
+    cgroup.create()
+    inside = subprocess.Popen(["sleep", "60"])
+    try:
+        cgroup.attach(inside.pid)
+        socket_path = killed(tmp_path, "pod", path)
+        address.sweep(str(tmp_path))
+        assert cgroup.exists()
+        assert os.path.exists(socket_path)
+    finally:
+        inside.kill()
+        inside.wait()
+    address.sweep(str(tmp_path))
+    assert not cgroup.exists()
+    assert os.listdir(tmp_path / "s") == []

@@ -527,3 +527,26 @@ async def test_a_pod_that_ends_as_another_begins(shim: Shim) -> None:
     await call(client, "Delete", api.DeleteRequest(id=id), Empty)
     await end(client, id)
     await nothing_runs(shim)
+
+
+async def test_a_shim_that_is_killed_before_containerd_has_dialled(shim: Shim) -> None:
+    """containerd executes no `delete` for it then; the next one that it does execute tidies up."""
+    name = f"pywasm-test-{os.getpid()}"
+    places = [f"{tree.mount}/{name}" for tree in hierarchies()]
+    shim.bundle("x", "/idle.wasm", linux={"cgroupsPath": f"/{name}"})
+    shim.bundle("y", "/idle.wasm")
+    assert shim.launch("x", "start").returncode == 0
+    sockets = shim.directory / "run" / "s"
+    assert len(os.listdir(sockets)) == 2
+    async for _ in patiently(0.005):
+        if any(map(os.path.isdir, places)):
+            break
+    for pid in processes(shim.env):
+        if pid not in zygotes(shim.directory / "run"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    async for _ in patiently(0.005):
+        assert shim.launch("y", "delete").returncode == 0
+        if not os.listdir(sockets):  # the guest may still have been about to end
+            break
+    assert not any(map(os.path.isdir, places))
