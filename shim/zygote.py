@@ -10,6 +10,7 @@ queue, and ends. So does one that nobody asks any more because a newer build has
 """
 
 import contextlib
+import fcntl
 import gc
 import logging
 import os
@@ -107,6 +108,7 @@ def _start_warmer() -> int:
 def _serve(listener: socket.socket, name: str, warmer: int) -> None:
     deadline = time.monotonic() + LIFETIME
     born = _bound_at(name + ".sock")
+    _remove_dead(name)
     forks = 0
     log = os.path.join(os.path.dirname(name), LOG)
     while forks < FORKS and (left := deadline - time.monotonic()) > 0:
@@ -132,10 +134,29 @@ def _superseded(name: str, born: int) -> bool:
     """Whether nobody can ask us any more, or a zygote of another build came after us."""
     if _bound_at(name + ".sock") != born:
         return True
+    return any(_bound_at(f"{other}.sock") > born for other in _others(name))
+
+
+def _others(name: str) -> list[str]:
+    """The names of the zygotes of other builds in the same namespaces, alive or not."""
     directory, own = os.path.split(name)
-    namespaces = own.rpartition("-")[2]
-    others = (other for other in os.listdir(directory) if other.endswith(f"-{namespaces}.sock"))
-    return any(_bound_at(os.path.join(directory, other)) > born for other in others)
+    end = f"-{own.rpartition('-')[2]}.sock"
+    names = [other.removesuffix(".sock") for other in os.listdir(directory) if other.endswith(end)]
+    return [os.path.join(directory, other) for other in names if other != own]
+
+
+def _remove_dead(name: str) -> None:
+    """Take away the sockets of others that were killed.
+
+    Their locks stay: nobody could tell whether a launcher is about to wait for one.
+    """
+    from shim.daemon import address
+
+    for other in _others(name):
+        with contextlib.suppress(OSError), open(f"{other}.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if f"{other}.sock" not in address.bound():
+                os.unlink(f"{other}.sock")
 
 
 def _bound_at(path: str) -> int:

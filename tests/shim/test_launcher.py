@@ -79,6 +79,20 @@ def test_another_build_has_another_zygote(run_dir: Path) -> None:
     assert len(set(zygotes(run_dir))) == 2
 
 
+def test_a_zygote_removes_the_sockets_of_others_that_were_killed(run_dir: Path) -> None:
+    run(run_dir, "-info", build="killed")
+    (killed,) = zygotes(run_dir)
+    (dead,) = run_dir.glob("*.sock")
+    run(run_dir, "-info", build="alive")
+    os.kill(killed, signal.SIGKILL)
+    assert ended(killed)
+    assert len(list(run_dir.glob("*.sock"))) == 2
+    run(run_dir, "-info", build="newest")
+    assert not dead.exists()
+    assert len(list(run_dir.glob("*.sock"))) == 2
+    assert run(run_dir, "-info", build="killed").returncode == 0
+
+
 def test_without_a_zygote_the_request_is_served_all_the_same(tmp_path: Path, run_dir: Path) -> None:
     # An interpreter that fails as a zygote, and works when it is asked to serve once.
     stubborn = tmp_path / "python"
