@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 
-from shim import pages
+from shim import messages, pages
 from shim.launcher import LISTENER, LOG, shorten
 from shim.linux import callbacks, cgroups, credentials, files, readonly
 
@@ -57,7 +57,7 @@ def main() -> None:
     try:
         rehearse(os.path.dirname(sys.argv[1]))
     except OSError:
-        sys.excepthook(*sys.exc_info())  # it only saves time
+        messages.report()  # it only saves time
     gc.collect()
     # Collections in a child then leave the shared pages alone.
     gc.freeze()
@@ -65,7 +65,7 @@ def main() -> None:
     try:
         pages.keep()
     except OSError:
-        sys.excepthook(*sys.exc_info())  # it only saves memory
+        messages.report()  # it only saves memory
     _serve(sock, sys.argv[1], _start_warmer())
     os._exit(0)  # not by the interpreter's end, which would drop callbacks
 
@@ -83,6 +83,9 @@ def _preload() -> None:
     # logging's own lock is held over a fork, and to be released. The name is one of that module.
     release = (lambda: _lock.release()).__code__  # type: ignore[name-defined] # noqa: F821, PLW0108
     logging._after_at_fork_child_reinit_locks.__code__ = release  # type: ignore[attr-defined]
+    # asyncio and we log what went wrong, with other people's words in it.
+    assert logging.lastResort is not None
+    logging.lastResort.setFormatter(messages.Formatter())
     shim.engines.preload()
     callbacks.seal()
 
@@ -201,6 +204,6 @@ def _become_shim(connection: socket.socket, warning: str = "") -> None:
         handle(connection, warning)
         status = 0
     except BaseException:
-        sys.excepthook(*sys.exc_info())
+        messages.report()
     finally:
         os._exit(status)

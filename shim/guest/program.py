@@ -23,6 +23,7 @@ from shim.guest.annotations import Annotations
 from shim.guest.arrival import arrive
 from shim.guest.privileges import Confinement
 from shim.linux import clone, credentials, files, seccomp, signals
+from shim.messages import cut
 
 _ENDING = (
     signal.SIGHUP,
@@ -105,19 +106,20 @@ def telling(channel: socket.socket) -> Iterator[None]:
     except EOFError:
         return  # the shim has gone, or has no use for this guest any more
     except (SpecError, ModuleError) as error:
-        failed = control.Failed(str(error), invalid=True)
+        _fail(channel, str(error), invalid=True)
     except hooks.HookError as error:
-        failed = control.Failed(str(error), invalid=False)
+        _fail(channel, str(error))
     except OSError as error:
-        failed = control.Failed(control.reason(error), invalid=False)
+        _fail(channel, control.reason(error))
     except Exception as error:  # a mistake of ours, whose traceback goes to the zygote's log
-        with suppress(OSError):
-            control.send(channel, control.Failed(internal_error(error), invalid=False))
+        _fail(channel, internal_error(error))
         raise
-    else:
-        return
+
+
+def _fail(channel: socket.socket, reason: str, *, invalid: bool = False) -> None:
     with suppress(OSError):
-        control.send(channel, failed)
+        # Not whole, if it repeats something that would not fit into a packet.
+        control.send(channel, control.Failed(cut(reason), invalid=invalid))
 
 
 def await_start(channel: socket.socket, ready: control.Ready) -> None:

@@ -14,14 +14,13 @@ import errno
 import os
 import signal
 import struct
-import traceback
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
+from shim import messages
 from shim.linux.files import read_small
 from shim.linux.libc import LIBC, NUMBERS, describe, fail
 from shim.linux.signals import FAULTS, Handlers, handlers, restore
-from shim.messages import plain
 
 CLONE_NEWTIME: Final = 0x00000080
 CLONE_NEWNS: Final = 0x00020000
@@ -40,7 +39,6 @@ _CLONE_CHILD_SETTID: Final = 0x01000000
 _CLONE_CLEAR_SIGHAND: Final = 0x100000000
 _CLONE_INTO_CGROUP: Final = 0x200000000
 
-_TRACEBACK: Final = 50  # lines
 EXIT_EXCEPTION: Final = 70  # EX_SOFTWARE of sysexits.h
 
 # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
@@ -286,8 +284,7 @@ def _run_child(
     except SystemExit as exit_:
         status = _exit_status(exit_.code)
     except BaseException:  # this process has nobody above it who could catch anything
-        lines = traceback.format_exc().splitlines()[-_TRACEBACK:]
-        os.write(2, "".join(plain(line) + "\n" for line in lines).encode())
+        messages.report()
     finally:
         os._exit(status)
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import logging
 import string
+import sys
 
 import pytest
 
-from shim.messages import one_line, plain
+from shim.messages import Formatter, one_line, plain, report
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,14 @@ def test_what_is_too_long_says_what_and_why(unit: str) -> None:
 def test_what_is_printable_stays() -> None:
     text = string.ascii_letters + string.digits + string.punctuation + " "
     assert one_line(text.strip()) == text.strip()
+
+
+def test_what_libraries_log_and_tracebacks(capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise ValueError("a\x1b[2Jb\nc")
+    except ValueError:
+        report()
+        record = logging.LogRecord("x", logging.ERROR, "", 0, "m\x07", None, sys.exc_info())
+    for text in (capfd.readouterr().err, Formatter().format(record)):
+        assert "ValueError: a\\x1b[2Jb\n" in text
+        assert all(line.isprintable() for line in text.splitlines())

@@ -106,6 +106,11 @@ class TestWorkingDirectory:
         message = await refused(shim, **process("/probe.wasm", cwd="tmp"))
         assert message == "process.cwd: expected an absolute path, got 'tmp'"
 
+    async def test_a_very_long_one_is_an_error_like_any_other(self, shim: Shim) -> None:
+        message = await refused(shim, **process("/probe.wasm", cwd="/" + "x" * 300_000))
+        assert message.startswith("process.cwd: /xxx")
+        assert message.endswith("x: File name too long")
+
     async def test_a_file_is_none(self, shim: Shim) -> None:
         message = await refused(shim, **process("/probe.wasm", cwd="/probe.wasm"))
         assert message == "process.cwd: /probe.wasm: Not a directory"
