@@ -63,6 +63,7 @@ class Container(Program, ABC):
         self._log = log
         self._paused = False
         self._starting = self._ended_early = False
+        self._ending: asyncio.Task[None] | None = None
         self._time_limit = annotations.read(outline.annotations).time_limit
         # The kernel ends what is in a namespace with its first process; nobody else does.
         self._has_pid_namespace = any(n.type == "pid" and not n.path for n in outline.namespaces)
@@ -84,8 +85,24 @@ class Container(Program, ABC):
             return
         if self._oom is not None:
             self._oom.look()  # before anybody hears of the exit, whose reason it may be
+        for execution in self.execs.values():
+            execution.container_has_ended()
         if not self._has_pid_namespace:
             self._kill_others()
+        self._ending = asyncio.ensure_future(self._end_last()) if self._execs_under_way() else None
+        if self._ending is None:
+            super()._ended()
+
+    def _execs_under_way(self) -> list[Exec]:
+        return [execution for execution in self.execs.values() if execution.is_under_way]
+
+    async def _end_last(self) -> None:
+        """Tell the end when all further programs have told theirs, or could not be started.
+
+        As runc's shim, whose clients take the first program's exit for the last word.
+        """
+        while going := self._execs_under_way():
+            await going[0].wait()
         super()._ended()
 
     def _kill_others(self) -> None:
@@ -98,7 +115,10 @@ class Container(Program, ABC):
     def status(self) -> Status:
         """CREATED, RUNNING, PAUSED or STOPPED."""
         status = super().status
-        return Status.PAUSED if self._paused and status != Status.STOPPED else status
+        if status == Status.STOPPED:
+            # Until its end is told; see `_end_last`.
+            return Status.RUNNING if self._execs_under_way() else status
+        return Status.PAUSED if self._paused else status
 
     async def start(self) -> None:
         """Let the program run. Raises RpcError unless it was only created, and can be started."""

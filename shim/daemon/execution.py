@@ -1,5 +1,6 @@
 """A further program of a container: `ctr task exec`, `kubectl exec`, exec probes. Runs in: shim."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -43,7 +44,7 @@ class Exec(Program, ABC):
         """Run it. Raises RpcError, and then it can be tried again."""
         if self._started:
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot start a {self.state()} process")
-        if self._container.status in (Status.PAUSED, Status.STOPPED):
+        if self._container.has_ended or self._container.status == Status.PAUSED:
             raise RpcError(Code.FAILED_PRECONDITION, "cannot exec: the container does not run")
         self._started = True
         self._over.clear()
@@ -55,20 +56,27 @@ class Exec(Program, ABC):
             finally:
                 for fd in fds:
                     os.close(fd)
-        except (OSError, ProcessError, SpecError) as error:
-            self._started = False
-            self._over.set()  # nobody waits for what may never come
-            self.stdio.close()
-            if isinstance(error, OSError):
-                raise RpcError(Code.UNKNOWN, control.reason(error)) from error
+        except OSError as error:
+            self._not_started()
+            raise RpcError(Code.UNKNOWN, control.reason(error)) from error
+        except (ProcessError, SpecError) as error:
+            self._not_started()
             invalid = not isinstance(error, ProcessError) or error.invalid
             code = Code.INVALID_ARGUMENT if invalid else Code.UNKNOWN
             raise RpcError(code, str(error)) from error
+        except asyncio.CancelledError:  # its caller has given up
+            self._not_started()
+            raise
         self._document.close()
         self._adopt(process)
-        if self._container.status == Status.STOPPED:  # and could not take this with it
+        if self._container.has_ended:  # and could not take this with it
             with contextlib.suppress(RpcError):
                 self.kill(signal.SIGKILL)
+
+    def _not_started(self) -> None:
+        self._started = False
+        self._over.set()  # nobody waits for what may never come
+        self.stdio.close()
 
     @abstractmethod
     async def _run(self, fds: list[int]) -> Process:
@@ -76,6 +84,9 @@ class Exec(Program, ABC):
 
         Raises ProcessError, OSError, SpecError.
         """
+
+    def container_has_ended(self) -> None:
+        """Hear that the container's first process is no more."""
 
     async def discard(self) -> None:
         """End it, whatever it does, and free what it held."""
@@ -120,6 +131,12 @@ class GuestExec(Exec):
         self.stdio.connect()
         await child.start()
         return child
+
+    def container_has_ended(self) -> None:
+        """End a process that the kernel does not, since it has not arrived yet."""
+        if self._coming is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._coming.kill(signal.SIGKILL)
 
     async def discard(self) -> None:
         """See `Exec.discard`."""

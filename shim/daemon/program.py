@@ -44,9 +44,19 @@ class Program:
     @property
     def status(self) -> Status:
         """CREATED, RUNNING or STOPPED."""
-        if self._process is not None and self._process.exited.done():
+        if self.has_ended:
             return Status.STOPPED
         return Status.RUNNING if self._started else Status.CREATED
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process has, if that was told or not."""
+        return self._process is not None and self._process.exited.done()
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it is being started, or runs, or its end is about to be told."""
+        return self._started and not self._over.is_set()
 
     @property
     def exit_status(self) -> int:

@@ -16,11 +16,13 @@ from google.protobuf.empty_pb2 import Empty
 
 from proto import runc_options_pb2
 from proto import task_v2_pb2 as api
+from proto.events_pb2 import TaskExit
 from proto.task_pb2 import Status
 from shim.linux.cgroups import Cgroup
 from shim.ttrpc import Client, Code, RpcError
 from tests.guests.build import build
-from tests.shim.task_api import Ended, Output, Shim, call, refused
+from tests.shim.daemon.patience import until
+from tests.shim.task_api import Ended, Output, Shim, call, events_taken, refused
 
 NAMESPACES = [{"type": kind} for kind in ("pid", "ipc", "uts", "network", "mount", "cgroup")]
 
@@ -96,6 +98,13 @@ class Running:
         """Run it; None if it is refused."""
         try:
             return await self.run(exec_id, *args, **process)
+        except RpcError:
+            return None
+
+    async def attempt_start(self, exec_id: str) -> int | None:
+        """Start it; None if that is refused."""
+        try:
+            return await self.start(exec_id)
         except RpcError:
             return None
 
@@ -359,6 +368,42 @@ async def test_many_at_once(shim: Shim) -> None:
 
     ended = await asyncio.gather(*(one(number) for number in range(20)))
     assert [e.stdout for e in ended] == [f"{number}\n" for number in range(20)]
+
+
+async def test_the_exit_of_the_first_program_is_told_last(shim: Shim) -> None:
+    async with events_taken(shim) as seen:
+        container = await running(shim)
+        for number in range(3):
+            await container.add(f"e{number}", "/idle.wasm")
+            await container.start(f"e{number}")
+        await container.kill("", signal.SIGKILL)
+        assert await container.wait("") == 137
+        for number in range(3):
+            assert await container.wait(f"e{number}") == 137
+        await until(lambda: [e.topic for e in seen].count("/tasks/exit") == 4)
+        exits = [TaskExit.FromString(e.event.value) for e in seen if e.topic == "/tasks/exit"]
+        assert exits[-1].id == "x"
+
+
+async def test_an_exec_that_is_not_there_yet_holds_no_exit_up(shim: Shim) -> None:
+    """Its process is still in the shim's PID namespace, and stopped."""
+    container = await running(shim)
+    await container.add("e", "/idle.wasm")
+    first = (await container.state("")).pid
+    shim_pid = int(_parent(first))
+    before = _children(shim_pid)
+    starting = asyncio.create_task(container.attempt_start("e"))
+    await until(lambda: _children(shim_pid) != before)
+    (coming,) = _children(shim_pid) - before
+    os.kill(coming, signal.SIGSTOP)
+    await container.kill("", signal.SIGKILL)
+    assert await container.wait("") == 137
+    assert await starting is None
+    assert not os.path.exists(f"/proc/{coming}")
+
+
+def _children(pid: int) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 TURNING = {

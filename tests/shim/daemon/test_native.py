@@ -614,6 +614,43 @@ async def test_a_runtime_that_does_not_come_back(shim: Shim) -> None:
     assert left(shim, "x") == []
 
 
+async def test_its_exit_is_the_last_to_be_told(shim: Shim, topics: list[str]) -> None:
+    """After the execs that are being started, and no more can be (containerd's issue 10589)."""
+    binary, ready, go = (shim.directory / name for name in ("wrapper", "ready", "go"))
+    script = f'case "$*" in *" exec "*) touch {ready}; while [ ! -e {go} ]; do sleep 0.01; done;;'
+    binary.write_text(f'#!/bin/sh\n{script} esac\nexec runc "$@"\n')
+    binary.chmod(0o755)
+    shim.bundle("x", **spec("/idle"))
+    options = runc_options(binary_name=str(binary))
+    container = await Container.create(shim, "x", options=options)
+    await container.start()
+    process = json.dumps({"args": ["/idle"], "cwd": "/", "user": {"uid": 0, "gid": 0}}).encode()
+
+    async def add(exec_id: str) -> None:
+        request = api.ExecProcessRequest(id="x", exec_id=exec_id, spec=AnyMessage(value=process))
+        await call(container.client, "Exec", request, Empty)
+
+    await add("one")
+    start = api.StartRequest(id="x", exec_id="one")
+    starting = asyncio.create_task(refused(container.client, "Start", start))
+    await until(ready.exists)
+    pid = (await state(container)).pid
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: Path(f"/proc/{pid}").exists() is False)
+    assert (await state(container)).status == Status.RUNNING
+    await add("two")
+    code, message = await refused(
+        container.client, "Start", api.StartRequest(id="x", exec_id="two")
+    )
+    assert (code, message) == (Code.FAILED_PRECONDITION, "cannot exec: the container does not run")
+    assert "/tasks/exit" not in topics
+    go.touch()
+    await starting
+    assert (await container.ended()).status == 137
+    await until(lambda: "/tasks/delete" in topics)
+    assert topics.count("/tasks/exit") == 1
+
+
 def alive(group: int) -> bool:
     """Whether a process group has any process."""
     try:
