@@ -147,6 +147,7 @@ class TaskService:
             request.stdout,
             request.stderr,
             terminal=request.terminal,
+            relayed=isinstance(request, api.ExecProcessRequest),
             logger_env={"CONTAINER_ID": id, "CONTAINER_NAMESPACE": self._namespace},
         )
 

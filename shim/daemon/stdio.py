@@ -11,7 +11,8 @@ each stream as well:
   that comes after the guest's end. It is dropped when there is nothing unread, or somebody to read
   it.
 
-With a terminal all three are its slave, and the shim copies (`shim.daemon.console`).
+With a terminal all three are its slave, and the shim copies (`shim.daemon.console`). In front of
+an exec's FIFOs for output are pipes (`shim.daemon.relay`).
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from urllib.parse import quote, unquote
 from shim.daemon import fifo, writers
 from shim.daemon.console import Console
 from shim.daemon.log_driver import LogDriver
+from shim.daemon.relay import Relay
 from shim.linux.readonly import open_readonly
 
 _FIFO = "fifo://"
@@ -46,11 +48,17 @@ class Stdio:
         stderr: str,
         *,
         terminal: bool = False,
+        relayed: bool = False,
         logger_env: Mapping[str, str] | None = None,
     ) -> None:
-        """`logger_env` is the environment of a program that takes the output."""
+        """`relayed`: the output can be ended before all who have it open are gone.
+
+        `logger_env` is the environment of a program that takes the output.
+        """
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
         self.terminal = terminal
+        self._relayed = relayed
+        self._relays: list[Relay] = []
         self._logger_env = logger_env or {}
         self._drivers: dict[str, LogDriver] = {}
         self._input = -1
@@ -145,6 +153,10 @@ class Stdio:
 
         For some seconds at most.
         """
+        if self._relays:
+            over = [relay.over.wait() for relay in self._relays]
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.gather(*over), _DRAIN_PATIENCE)
         if self._console is not None:
             self._drop_keeper()
             with contextlib.suppress(asyncio.TimeoutError):
@@ -159,6 +171,9 @@ class Stdio:
         if self._console is not None:
             self._console.close()
             self._console = None
+        for relay in self._relays:
+            relay.close()
+        self._relays = []
         self._drop_input()
         self._drop_keeper()
         for fd in (self._sink, *self._outputs):
@@ -203,6 +218,8 @@ class Stdio:
             driver = self._driver(target)
             pipe = driver.stderr if error else driver.stdout
             return fifo.reopen(pipe, os.O_WRONLY), pipe
+        if self._relayed:
+            return self._relay(both), -1
         os.set_blocking(both, True)
         try:
             self._outputs.append(fifo.reopen(both, os.O_WRONLY))
@@ -210,6 +227,17 @@ class Stdio:
             os.close(both)
             raise
         return both, self._outputs[-1]
+
+    def _relay(self, both: int) -> int:
+        """Put a pipe in front of a FIFO, open both ways and taken over; returns the guest's end."""
+
+        def ended(writer: int) -> None:
+            self._outputs.append(writer)
+            self._release_fifos()
+
+        relay, guest = Relay.before(both, ended)
+        self._relays.append(relay)
+        return guest
 
     def _open_terminal(self) -> list[int]:
         if self.stdin:
@@ -244,6 +272,9 @@ class Stdio:
         self._voice = -1
         for driver in self._drivers.values():
             driver.close_pipes()
+        self._release_fifos()
+
+    def _release_fifos(self) -> None:
         waiting = []
         for fd in self._outputs:
             if fifo.reader_may_come(fd):
@@ -253,7 +284,7 @@ class Stdio:
         self._outputs = waiting
         if waiting:
             self._timer = asyncio.get_running_loop().call_later(
-                _LATE_READER_CHECK, self._release_outputs
+                _LATE_READER_CHECK, self._release_fifos
             )
 
     def _driver(self, target: str) -> LogDriver:

@@ -242,6 +242,11 @@ class Output:
         await asyncio.wait_for(self._end.wait(), _PATIENCE)
         return self._data.decode(errors="replace")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether more may come."""
+        return not self._end.is_set()
+
     async def line(self) -> str:
         """Return the first line as soon as it is there."""
         while b"\n" not in self._data:

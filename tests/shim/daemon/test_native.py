@@ -381,6 +381,20 @@ async def test_exec(shim: Shim, topics: list[str]) -> None:
     assert left(shim, "x") == []
 
 
+async def test_output_that_outlives_its_program(shim: Shim) -> None:
+    """A client that wants no more of it deletes the exec, and then comes to an end."""
+    container = await waiting(shim, "x", "/idle")
+    out, err = await execute(container, "e", "/native", "orphan")
+    wait = api.WaitRequest(id="x", exec_id="e")
+    assert (await call(container.client, "Wait", wait, api.WaitResponse)).exit_status == 5
+    assert out.is_open
+    assert err.is_open
+    assert await exited(container, "e") == 5
+    assert (await out.read(), await err.read()) == ("", "")
+    await container.kill()
+    await container.ended()
+
+
 async def test_exec_of_what_there_is_not(shim: Shim) -> None:
     container = await waiting(shim, "x", "/idle")
     with pytest.raises(RpcError, match=r"OCI runtime exec failed: .*none.*no such file") as raised:
