@@ -38,6 +38,11 @@ class Place:
         self.artifacts = Artifacts(str(directory / "state"), "n", "", self.log)
         self.cache = directory / "state" / "artifacts"
 
+    def close(self) -> None:
+        self.artifacts.close()
+        os.close(self.log_file)
+        os.close(self.log._fd)
+
     def logged(self) -> str:
         try:
             return os.read(self.log_file, 1 << 16).decode()
@@ -79,6 +84,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     yield made
     assert made.stored() == before
     assert sorted(os.listdir("/proc/self/fd")) == sorted(descriptors)
+    made.close()
 
 
 def file(name: bytes, write: Callable[[int, bytes, bytes], None], content: bytes = b"mine") -> int:
@@ -186,6 +192,11 @@ async def test_a_guest_arrives_once(place: Place) -> None:
     await until(lambda: not os.path.exists(f"/proc/{pid}"))
     assert await asyncio.wait_for(guest.exited, 10) == 128 + signal.SIGKILL
     await guest.discard()
+    reap_one()  # the other, whom nobody wants
+
+
+def reap_one() -> None:
+    assert os.waitid(os.P_ALL, 0, os.WEXITED) is not None
 
 
 NEVER = ("Started", "Prepare", "Native", "Isolated")  # the last two not of any guest
