@@ -57,6 +57,9 @@ def identity(process: Process, linux: Linux) -> credentials.Identity:
     if ids.uids:
         # They are about files of mapped owners then; out here they would be about all.
         capabilities -= credentials.FILE_CAPABILITIES
+        if not any(namespace.type == "network" for namespace in linux.namespaces):
+            # The network is the host's, and a port of it not the user namespace's to give.
+            capabilities -= {"CAP_NET_BIND_SERVICE"}
     groups = tuple(ids.gid(gid) for gid in user.additional_gids)
     return credentials.Identity(ids.uid(user.uid), ids.gid(user.gid), groups, capabilities)
 

@@ -210,3 +210,26 @@ class TestEntrypoint:
             message = await refused(shim, **process(f"/{name}"))
             assert watch.read(4096) is None
         assert "not a regular file" in message
+
+
+class TestPorts:
+    """`dev.pywasm.listen`, of a container in a user namespace."""
+
+    @pytest.mark.parametrize("network", [[], [{"type": "network"}]])
+    async def test_a_low_one_of_the_host_is_not_its_own(
+        self, shim: Shim, network: list[dict[str, str]]
+    ) -> None:
+        ids = [{"containerID": 0, "hostID": 200000, "size": 1000}]
+        linux = {
+            "namespaces": [{"type": "pid"}, {"type": "user"}, *NAMESPACES, *network],
+            "uidMappings": ids,
+            "gidMappings": ids,
+        }
+        sets = ("bounding", "permitted", "effective", "inheritable")
+        capabilities = {each: ["CAP_NET_BIND_SERVICE"] for each in sets}
+        probe = process("/probe.wasm", "env", "A", capabilities=capabilities)
+        spec = probe | annotated(listen="tcp://127.0.0.1:83") | {"linux": linux}
+        if network:
+            assert (await run(shim, **spec)).status == 0
+        else:
+            assert "listen: tcp://127.0.0.1:83: Permission denied" in await refused(shim, **spec)
