@@ -43,6 +43,7 @@ def main() -> None:
     sock = socket.socket(fileno=LISTENER)
     sock.set_inheritable(False)
     _preload()
+    readonly.return_home()
     if sys.argv[1] == "--once":
         _become_shim(sock, f"no zygote: {sys.argv[2]}")
     from shim.rehearsal import rehearse

@@ -15,12 +15,18 @@ import struct
 import sys
 from typing import Final
 
+from shim.linux import clone
 from shim.linux.files import AT_EMPTY_PATH
 from shim.linux.libc import NUMBERS, fail, system_call
 
 _AT_FDCWD: Final = -100
 _OPEN_TREE_CLONE: Final = 1
+_AT_RECURSIVE: Final = 0x8000
+_MS_PRIVATE: Final = 1 << 18
 _READ_ONLY: Final = struct.pack("=4Q", 1, 0, 0, 0)  # struct mount_attr: attr_set MOUNT_ATTR_RDONLY
+_ALL_READ_ONLY: Final = struct.pack("=4Q", 1, 0, _MS_PRIVATE, 0)
+_HOME: Final = (101, 102, 103)
+"""Descriptors of the mount namespace, root and working directory to return to."""
 _UNKNOWN: Final = (errno.ENOSYS, errno.EPERM)  # before Linux 5.12; in a container without mounts
 
 _open_tree = system_call(ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
@@ -53,14 +59,52 @@ def open_readonly(path: str, flags: int) -> int:
 
 
 def execute_again() -> None:
-    """Execute this interpreter anew, out of a read-only mount of its file; does not return then.
+    """Execute this interpreter anew, where every file is as it is, and nobody's to change.
 
-    What it forks shares that as its /proc/self/exe. Does return where the kernel has no such
-    mounts, and where it has been done.
+    It is out of a read-only mount of its own then, and what it loads up to `return_home` is of
+    mounts that are: what it forks has all that in reach, by /proc/self/exe and, with
+    CAP_CHECKPOINT_RESTORE, /proc/self/map_files. Does not return, unless the kernel has no such
+    mounts, or it has been done.
     """
-    if os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY:
+    if _is_away():
         return
     fd = open_readonly("/proc/self/exe", os.O_RDONLY)
-    if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+    if os.fstatvfs(fd).f_flag & os.ST_RDONLY and _leave():
         os.execve(fd, sys.orig_argv, os.environb)
     os.close(fd)
+
+
+def return_home() -> None:
+    """Be where `execute_again` was called: its mounts, root and working directory."""
+    if _is_away():
+        mounts, root, here = _HOME
+        clone.setns(mounts, clone.CLONE_NEWNS)
+        os.fchdir(root)
+        os.chroot(".")
+        os.fchdir(here)
+        for fd in _HOME:
+            os.close(fd)
+
+
+def _is_away() -> bool:
+    try:
+        kept = os.readlink(f"/proc/self/fd/{_HOME[0]}")
+    except FileNotFoundError:
+        return False
+    return kept.startswith("mnt:") and bool(os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY)
+
+
+def _leave() -> bool:
+    """Enter mounts of this process's own, all read-only, with `_HOME` open; False if it may not."""
+    for path, target in zip(("/proc/self/ns/mnt", "/", "."), _HOME, strict=True):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(fd, target)
+        os.close(fd)
+    try:
+        clone.unshare(clone.CLONE_NEWNS)
+    except PermissionError:
+        return False
+    number, size = NUMBERS["mount_setattr"], len(_ALL_READ_ONLY)
+    if _mount_setattr(number, _AT_FDCWD, b"/", _AT_RECURSIVE, _ALL_READ_ONLY, size) < 0:
+        fail("mount_setattr", "/")
+    return True

@@ -188,4 +188,5 @@ async def main(directory: Path, guests: list[str]) -> None:
 
 if __name__ == "__main__":
     readonly.execute_again()
+    readonly.return_home()
     asyncio.run(main(Path(sys.argv[1]), sys.argv[2:]))

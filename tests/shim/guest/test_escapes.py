@@ -308,7 +308,7 @@ async def test_no_other_containers_secrets_are_in_memory(tmp_path: Path) -> None
         await shim.close()
 
 
-async def test_the_interpreter_is_nobodys_to_change(tmp_path: Path) -> None:
+async def test_the_interpreter_and_its_libraries_are_nobodys_to_change(tmp_path: Path) -> None:
     """As in `broken.py`, so in every shim and guest: they are all the zygote's (CVE-2019-5736)."""
     shim = Shim(tmp_path, ["idle"])
     try:
@@ -317,8 +317,21 @@ async def test_the_interpreter_is_nobodys_to_change(tmp_path: Path) -> None:
         guest = (await call(client, "State", request, api.StateResponse)).pid
         for pid in (guest, parent_of(guest)):
             assert os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY
+            assert changeable(pid) == []
     finally:
         await shim.close()
+
+
+def changeable(pid: int) -> list[str]:
+    """The mapped files that could be written to, by who may follow the links to them."""
+    directory = f"/proc/{pid}/map_files"
+    found = {os.readlink(f"{directory}/{name}"): name for name in os.listdir(directory)}
+    return [
+        path
+        for path, name in found.items()
+        if not path.startswith("/memfd:")  # sealed, and of this zygote alone
+        and not os.statvfs(f"{directory}/{name}").f_flag & os.ST_RDONLY
+    ]
 
 
 def memory(pid: int) -> bytes:
