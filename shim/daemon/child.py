@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from shim.daemon.artifacts import Artifacts
@@ -60,13 +60,22 @@ class Child(Process):
         }
         """What it may say next."""
         self._comes_to_others = comes_to_others
+        self._is_between = False
+        """Whether there may be a sibling that it has become, and that nobody knows yet."""
+        self.on_stray: Callable[[], None] = lambda: None
+        """Called where such a one may be left."""
         self._news = asyncio.Event()
 
     def watch(self) -> None:
         """Listen for the guest's end."""
         super().watch()
         # Who has ended may have left its end of the channel to others.
-        self.exited.add_done_callback(lambda _: self._news.set())
+        self.exited.add_done_callback(lambda _: self._has_ended())
+
+    def _has_ended(self) -> None:
+        self._news.set()
+        if self._is_between:
+            self.on_stray()
 
     async def _prepare(self, message: control.Message, stdio: Sequence[int]) -> control.Ready:
         """Give the guest what it waits for, and wait until it is ready to start.
@@ -83,6 +92,7 @@ class Child(Process):
                 self._expected = {control.Ready, control.Failed}
                 if self._comes_to_others:
                     self._expected.add(control.Arrived)
+                    self._is_between = True
             elif isinstance(said, control.Arrived):
                 self._expected.discard(control.Arrived)
                 self._follow(fds[0])
@@ -109,6 +119,7 @@ class Child(Process):
         except ChildProcessError:
             os.close(pidfd)
             raise self._broken("Arrived with a process that is none of its siblings") from None
+        self._is_between = False
         self._tell(control.Continue())
 
     async def _compile(self, request: control.Compile, module: int) -> None:

@@ -66,6 +66,8 @@ class Creator:
             if guest is None and not is_native(outline):
                 guest = Guest(request.id, request.bundle, outline, self._artifacts, self._log)
                 guest.watch()
+            if guest is not None:
+                guest.on_stray = self._reaper.seek
             fds = stdio.open()
             image, leaving = -1, None
             try:

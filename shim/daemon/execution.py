@@ -178,4 +178,6 @@ def _join(guest: Guest, log: Logger) -> _Joined:
         ours.close()
         raise
     joins = any(namespace.type == "pid" for namespace in guest.outline.namespaces)
-    return _Joined(child, ours, artifacts, guest.owner, log, comes_to_others=joins)
+    joined = _Joined(child, ours, artifacts, guest.owner, log, comes_to_others=joins)
+    joined.on_stray = guest.on_stray
+    return joined

@@ -22,7 +22,7 @@ from shim.linux.cgroups import Cgroup
 from shim.ttrpc import Client, Code, RpcError
 from tests.guests.build import build
 from tests.shim.daemon.patience import until
-from tests.shim.task_api import Ended, Output, Shim, call, events_taken, refused
+from tests.shim.task_api import POD, Ended, Output, Shim, call, events_taken, refused
 
 NAMESPACES = [{"type": kind} for kind in ("pid", "ipc", "uts", "network", "mount", "cgroup")]
 
@@ -486,6 +486,26 @@ async def test_a_process_of_another_is_not_taken_over(shim: Shim) -> None:
     assert int(session) == pid
     await container.kill("e", signal.SIGKILL)
     assert await container.wait("e") == 137
+
+
+async def test_what_ends_on_its_way_to_others_does_not_keep_them(shim: Shim) -> None:
+    """The kernel ends a PID namespace only when all that was in it has been reaped."""
+    client = await shim.create("x", "/idle.wasm", annotations=POD)
+    await call(client, "Start", api.StartRequest(id="x"), Empty)
+    pid = (await Running(shim, client).state("")).pid
+    joined = {"type": "pid", "path": f"/proc/{pid}/ns/pid"}
+    # It cannot tell that it has arrived.
+    denied = {"names": ["sendmsg"], "action": "SCMP_ACT_ERRNO"}
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [denied]}
+    linux = {"namespaces": [joined], "seccomp": profile}
+    shim.bundle("y", "/idle.wasm", annotations=POD, linux=linux)
+    assert (
+        "ended while it was set up"
+        in (await refused(client, "Create", shim.create_request("y")))[1]
+    )
+    await call(client, "Kill", api.KillRequest(id="x", signal=signal.SIGKILL), Empty)
+    request = api.WaitRequest(id="x")
+    assert (await call(client, "Wait", request, api.WaitResponse)).exit_status == 137
 
 
 def _parent(pid: int) -> str:
