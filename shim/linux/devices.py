@@ -15,7 +15,7 @@ from typing import Final
 
 from oci.decoding import SpecError
 from oci.linux import Device
-from shim.linux.inside import Owner, magic, split_inside
+from shim.linux.inside import Owner, made_by, magic, split_inside
 from shim.linux.mounts import MS_BIND, mount
 from shim.linux.user_namespace import Ids
 
@@ -72,9 +72,8 @@ def create_links(root: int, ids: Ids = Ids()) -> None:  # noqa: B008
             if path == "/dev/ptmx":
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=parent)
-            with suppress(FileExistsError):
+            with suppress(FileExistsError), made_by(owner):
                 os.symlink(target, name, dir_fd=parent)
-                _give(parent, name, owner)
         finally:
             os.close(parent)
 
@@ -137,8 +136,3 @@ def _bind(root: int, path: str, source: str, ids: Ids) -> None:
             os.close(fd)
     finally:
         os.close(parent)
-
-
-def _give(parent: int, name: str, owner: Owner | None) -> None:
-    if owner is not None:
-        os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)

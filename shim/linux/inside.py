@@ -10,8 +10,11 @@ import errno
 import os
 import stat
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
+from shim.linux.credentials import CAPABILITIES, Identity, acting_as
 from shim.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, read_small
 
 _INSIDE: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
@@ -137,25 +140,31 @@ def _open_made(root: int, path: str, is_dir: bool, owner: Owner | None) -> int:
 
 def _create(parent: int, name: str, *, is_dir: bool, owner: Owner | None) -> str | None:
     """Create `name` unless it exists; where it leads if it is a symlink."""
-    # By a descriptor, since another process may replace what was made: then it is given nothing
-    # but another directory.
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        if is_dir:
-            os.mkdir(name, 0o755, dir_fd=parent)
-        else:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-        made = os.open(name, flags, 0o644, dir_fd=parent)
+        with made_by(owner):
+            if is_dir:
+                os.mkdir(name, 0o755, dir_fd=parent)
+            else:
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+                os.close(os.open(name, flags, 0o644, dir_fd=parent))
     except FileExistsError:
         try:
             return os.readlink(name, dir_fd=parent)
         except OSError as e:
             if e.errno != errno.EINVAL:  # that is: no symlink
                 raise
-        return None
-    try:
-        if owner is not None and owner != (0, 0):
-            os.fchown(made, *owner)
-    finally:
-        os.close(made)
     return None
+
+
+@contextmanager
+def made_by(owner: Owner | None) -> Iterator[None]:
+    """Let what is made in the block belong to `owner` from the beginning.
+
+    To give it away afterwards would be to give what somebody may have put in its place. It also is
+    the only way on a mount with mapped ids, where the host's root is nobody.
+    """
+    if owner is None or owner == (0, 0):
+        yield
+        return
+    with acting_as(Identity(owner.uid, owner.gid, (), frozenset(CAPABILITIES))):
+        yield

@@ -96,6 +96,23 @@ class TestWorkingDirectory:
         assert await lines(shim, **probe, root=root) == ["/new/er"]
         assert stat.S_IMODE((shim.rootfs / "new" / "er").stat().st_mode) == 0o755
 
+    @pytest.mark.parametrize("mapped", [False, True])
+    async def test_it_is_made_by_who_it_belongs_to(self, shim: Shim, mapped: bool) -> None:
+        """And not given away when it is there: it may be something else by then."""
+        ids = [{"containerID": 0, "hostID": 200000, "size": 1000}]
+        namespaces = [{"type": "pid"}, {"type": "user"}, *NAMESPACES]
+        linux = {"namespaces": namespaces, "uidMappings": ids, "gidMappings": ids}
+        volume = shim.directory / "volume"
+        volume.mkdir()
+        mount: dict[str, Any] = {"destination": "/vol", "type": "bind", "options": ["rbind"]}
+        mount |= {"source": str(volume)}
+        if mapped:  # where the host's root is nobody
+            mount |= {"uidMappings": ids, "gidMappings": ids}
+        probe = process("/probe.wasm", "write", "file", cwd="/vol/new/er")
+        assert await lines(shim, **probe, linux=linux, mounts=[mount]) == ["ok"]
+        made = [volume / "new", volume / "new/er", volume / "new/er/file"]
+        assert {path.stat().st_uid for path in made} == {0 if mapped else 200000}
+
     async def test_it_is_made_nowhere_else(self, shim: Shim) -> None:
         (shim.rootfs / "link").symlink_to("proc/1/root")
         cwd = f"/link{shim.directory}/made"
