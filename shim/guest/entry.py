@@ -83,7 +83,8 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
         raise SpecError("process.args: expected at least one argument")
     proc = procfs.open_proc()
     privileges.check(spec)
-    identity = privileges.identity(spec.process, linux)
+    own_network = _has_network(birth.outline, proc)
+    identity = privileges.identity(spec.process, linux, own_network=own_network)
     image = os.path.join(birth.bundle, spec.root.path)
     mounts.isolate(image, linux.rootfs_propagation)
     visible = rootfs.visible_mounts(spec, origin.annotations.kernel_filesystems)
@@ -179,6 +180,13 @@ def _take_place(birth: Birth, resources: Resources) -> None:
     if any(n.type == "cgroup" and not n.path for n in birth.outline.namespaces):
         # Its root is the cgroup that the process is in when it is made.
         clone.unshare(clone.CLONE_NEWCGROUP)
+
+
+def _has_network(outline: Outline, proc: int) -> bool:
+    """Whether the container's network is another than the host's. Raises OSError."""
+    ours = os.stat("self/ns/net", dir_fd=proc)
+    paths = [namespace.path for namespace in outline.namespaces if namespace.type == "network"]
+    return any(not path or not os.path.samestat(os.stat(path), ours) for path in paths)
 
 
 def _join_namespaces(outline: Outline, *, network: bool) -> int | None:

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Mapping
 from oci.runtime import Mount, Process
 from shim.engines.base import Grants, Preopen
 from shim.guest.annotations import PREFIX, Annotations, Listen
-from shim.linux.inside import open_directory
+from shim.linux.inside import mount_id, open_directory
 
 _BACKLOG = 4096  # which the kernel bounds by net.core.somaxconn
 
@@ -44,6 +44,7 @@ def grant(
     `cwd`, the working directory. Raises OSError naming the directory.
     """
     preopens: dict[str, Preopen] = {}
+    narrowed = not annotations.rootfs or any(extra.name == "/" for extra in annotations.preopens)
     if annotations.rootfs:
         preopens["/"] = _preopen("/", open_directory(root, "/"))
     for mount in mounts:
@@ -51,6 +52,10 @@ def grant(
             fd = open_directory(root, mount.destination)
         except OSError:
             continue  # a file, or nowhere that this user can go
+        if narrowed and mount_id(fd) == mount_id(root):
+            # Whoever may rename in a volume has put a symlink in its place since.
+            os.close(fd)
+            continue
         preopens[mount.destination] = _preopen(mount.destination, fd)
     chosen: dict[str, Preopen] = {}
     for extra in annotations.preopens:

@@ -47,18 +47,18 @@ def check(spec: Spec) -> None:
     limits.check_rlimits(process.rlimits)
 
 
-def identity(process: Process, linux: Linux) -> credentials.Identity:
+def identity(process: Process, linux: Linux, *, own_network: bool = False) -> credentials.Identity:
     """Who the program is going to be, in the host's ids, for `credentials.acting_as`.
 
-    Raises SpecError for an id that is not mapped.
+    `own_network`: other than the host's. Raises SpecError for an id that is not mapped.
     """
     user, ids = process.user, user_namespace.ids(linux)
     capabilities = credentials.effective_capabilities(process)
     if ids.uids:
         # They are about files of mapped owners then; out here they would be about all.
         capabilities -= credentials.FILE_CAPABILITIES
-        if not any(namespace.type == "network" for namespace in linux.namespaces):
-            # The network is the host's, and a port of it not the user namespace's to give.
+        if not own_network:
+            # A port of the host's is not the user namespace's to give.
             capabilities -= {"CAP_NET_BIND_SERVICE"}
     groups = tuple(ids.gid(gid) for gid in user.additional_gids)
     return credentials.Identity(ids.uid(user.uid), ids.gid(user.gid), groups, capabilities)

@@ -6,19 +6,33 @@ string of ours decides where a path leads.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
+import struct
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from shim.linux.credentials import CAPABILITIES, Identity, acting_as
-from shim.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, read_small
+from shim.linux.files import (
+    AT_EMPTY_PATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    openat2,
+    read_small,
+)
+from shim.linux.libc import NUMBERS, fail, system_call
 
 _INSIDE: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+_STATX_MNT_ID: Final = 0x1000
+_STX_MNT_ID: Final = 0x90  # where it is in a struct statx, which begins with the mask
+_STATX_SIZE: Final = 256
 _SYMLINKS: Final = 40  # as many as the kernel follows in one path
+
+_statx = system_call(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
 
 
 class Owner(NamedTuple):
@@ -87,7 +101,12 @@ def magic(fd: int | str) -> str:
 
 
 def mount_id(fd: int) -> int:
-    """Which mount a descriptor is on. Needs /proc."""
+    """Which mount a descriptor is on (statx(2)). Needs /proc before Linux 5.8. Raises OSError."""
+    found = ctypes.create_string_buffer(_STATX_SIZE)
+    if _statx(NUMBERS["statx"], fd, b"", AT_EMPTY_PATH, _STATX_MNT_ID, found) < 0:
+        fail("statx", f"fd {fd}")
+    if struct.unpack_from("I", found)[0] & _STATX_MNT_ID:
+        return int(struct.unpack_from("Q", found, _STX_MNT_ID)[0])
     info = read_small(f"/proc/self/fdinfo/{fd}").splitlines()
     return next(int(line.split()[1]) for line in info if line.startswith(b"mnt_id:"))
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 _X86_64 = {
+    "statx": 332,
     "clone": 56,
     "pivot_root": 155,
     "capget": 125,
@@ -24,6 +25,7 @@ _X86_64 = {
     "seccomp": 317,
 }
 _AARCH64 = {
+    "statx": 291,
     "clone": 220,
     "pivot_root": 41,
     "capget": 90,

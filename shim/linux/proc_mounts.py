@@ -71,18 +71,24 @@ def _seal(proc: int, root: int, mount: _Mount) -> None:
 
 
 def _covered(mount: _Mount, found: Mapping[bytes, _Mount]) -> bool:
-    """Whether another mount is over this one, or over the way to it: then no path leads there."""
+    """Whether another mount is over this one, so that no path leads there.
+
+    One that is over the way to it is no cover: who may rename in a volume could have moved it
+    there, and move it away again. Raises OSError EBUSY then.
+    """
+    if any(other.parent == mount.id and other.point == mount.point for other in found.values()):
+        return True
     chain = {mount.id}
     at = mount
     while (above := found.get(at.parent)) is not None and above.id not in chain:
         chain.add(above.id)
         at = above
-    return any(
-        other.parent in chain
-        and other.id not in chain
-        and (mount.point + b"/").startswith(other.point.rstrip(b"/") + b"/")
-        for other in found.values()
-    )
+    for other in found.values():
+        over = (mount.point + b"/").startswith(other.point.rstrip(b"/") + b"/")
+        if other.parent in chain and other.id not in chain and over:
+            path = procfs.unescaped(os.fsdecode(mount.point))
+            raise OSError(errno.EBUSY, "a procfs that another mount is in the way of", path)
+    return False
 
 
 def _mountinfo(proc: int) -> bytes:

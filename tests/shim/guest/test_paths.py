@@ -175,6 +175,25 @@ class TestNarrowed:
             said = await lines(shim, **probe, **annotated(rootfs="off"), mounts=[vol])
             assert not {"w/out"} & set(said), cwd
 
+    async def test_a_mount_point_that_somebody_has_replaced(self, shim: Shim) -> None:
+        """The hook does what another container of the pod can do in a volume that both have."""
+        vol, data = shim.directory / "vol", shim.directory / "data"
+        for directory in (vol, vol / "data", data):
+            directory.mkdir()
+        swap = shim.directory / "swap"
+        swap.write_text(f"#!/bin/sh\nmv {vol}/data {vol}/gone && ln -s / {vol}/data\n")
+        swap.chmod(0o755)
+        mounts = [
+            {"destination": there, "type": "bind", "source": str(here), "options": ["rbind"]}
+            for there, here in (("/vol", vol), ("/vol/data", data))
+        ]
+        hooks = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", str(swap)]}]}
+        probe = process("/probe.wasm", "preopens", "read", "/vol/data/w/out")
+        spec = probe | annotated(rootfs="off") | {"mounts": mounts, "hooks": hooks}
+        said = await lines(shim, **spec)
+        assert said[0] == "/vol"
+        assert said[1] != "w/out"
+
     async def test_a_preopen_that_may_only_be_read(self, shim: Shim) -> None:
         probe = process("/probe.wasm", "write", "new", cwd="/vol/w")
         assert await lines(shim, **probe, **annotated(preopens="/vol=/vol:ro")) == ["EROFS"]

@@ -33,6 +33,7 @@ def test_numbers_are_those_of_this_kernel() -> None:
     call = system_call(ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_long)
     expected = {
         "clone": errno.EINVAL,  # a thread with memory of its own
+        "statx": errno.EINVAL,  # no such flags
         "clone3": errno.EINVAL,  # size 0 is no version of the structure
         "close_range": errno.EINVAL,  # first > last
         "openat2": errno.EINVAL,
@@ -51,6 +52,7 @@ def test_numbers_are_those_of_this_kernel() -> None:
     }
     none_such = (99, 0, 0, 0, 0)
     special = {
+        "statx": (0, 0, -1, 0, 0),
         "clone": (0x10000, 0, 0, 0, 0),
         "close_range": (5, 4, 0, 0, 0),
         "set_mempolicy": none_such,

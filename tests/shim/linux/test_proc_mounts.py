@@ -68,12 +68,22 @@ def test_what_is_covered_stays_as_it_is(rootfs: Path, in_mounts: InMounts) -> No
     def entry() -> None:
         mount_proc(rootfs / "proc")
         mount_proc(rootfs / "proc")
-        mount_proc(rootfs / "deep/down/proc")
-        mount("tmpfs", str(rootfs / "deep"), "tmpfs")
         proc = enter(rootfs)
         proc_mounts.seal(proc)
         assert ["ro" in m.options for m in mounts_at("/proc")] == [False, True]
-        assert ["ro" in m.options for m in mounts_at("/deep/down/proc")] == [False]
+
+    in_mounts(entry)
+
+
+def test_what_is_covered_further_up_is_refused(rootfs: Path, in_mounts: InMounts) -> None:
+    """A rename in a volume would move the cover away."""
+
+    def entry() -> None:
+        mount_proc(rootfs / "deep/down/proc")
+        mount("tmpfs", str(rootfs / "deep"), "tmpfs")
+        with pytest.raises(OSError, match="in the way of") as raised:
+            proc_mounts.seal(enter(rootfs))
+        assert raised.value.filename == "/deep/down/proc"
 
     in_mounts(entry)
 
