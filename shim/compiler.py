@@ -178,6 +178,7 @@ def start(
     wasm: int,
     outputs: Sequence[int],
     *,
+    owner: int = 0,
     memory_pages: int | None = None,
     checked: bool = True,
     limits: Limits | None = None,
@@ -185,7 +186,8 @@ def start(
     """Clone a compiler for the module in the file `wasm`, which does not change, such as a memfd.
 
     The artifact goes to the first of `outputs`, empty files, whose disk can take it: a draft of the
-    cache, then a memfd. They are taken over; `wasm` is not. `memory_pages` is a bound for the
+    cache, then a memfd. They are taken over; `wasm` is not. `owner` is who waits for it, and shares
+    the processors with others (`CompilerCgroup`). `memory_pages` is a bound for the
     module's memory (`limit_memory`). `checked` refuses what the engine is known to compile wrongly
     (`flaws.check`). The conditions and errors of `clone` apply.
     """
@@ -212,7 +214,7 @@ def start(
         shim = os.pidfd_open(os.getpid())
         done.callback(os.close, shim)
         try:
-            cgroup = CompilerCgroup(memory, limits.tasks)
+            cgroup = CompilerCgroup(owner, memory, limits.tasks)
             failed.callback(cgroup.delete)
         except OSError:
             pass  # the process has limits, too

@@ -2,9 +2,10 @@
 
 Runs in: shim; a compiler of cgroup v1 enters it by itself.
 
-Each compilation has one below one for the whole node: together they take no more than half of the
-memory, and step back where containers want the processors. Where there are no cgroups, or none that
-we may make, the limits of the process itself remain.
+Each compilation has one below one for its owner's, and those are below one for the whole node:
+together they take no more than half of the memory, and step back where containers want the
+processors. Between owners the kernel divides those equally, however many each has compiled. Where
+there are no cgroups, or none that we may make, the limits of the process itself remain.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ PARENT: Final = "/pywasm-compilers"
 
 _CONTROLLERS: Final = {"memory", "cpu", "pids"}
 _SHARES: Final = 512  # half of what one container has by default
-_TASKS: Final = 4096  # of all compilers
+_TASKS: Final = 4096  # of all compilers; half of it for one owner's
+_TRIES: Final = 10
 _numbers = itertools.count()
 _mine: set[str] = set()
 
@@ -31,15 +33,19 @@ _mine: set[str] = set()
 class CompilerCgroup:
     """The cgroup of one compilation, with its limits in force."""
 
-    def __init__(self, memory: int, tasks: int) -> None:
-        """Make it, for so many bytes and tasks. Raises OSError where it cannot be made."""
-        among = [tree for tree in hierarchies() if _controls(tree)]
-        node = Cgroup.for_path(PARENT, among)
-        _sweep(among)
+    def __init__(self, owner: int, memory: int, tasks: int) -> None:
+        """Make it, for so many bytes and tasks. Raises OSError where it cannot be made.
+
+        `owner` as in `shim.engines.cache`.
+        """
+        self._among = [tree for tree in hierarchies() if _controls(tree)]
+        self._owners = f"{PARENT}/{owner}"
+        node, owners = (Cgroup.for_path(path, self._among) for path in (PARENT, self._owners))
+        _sweep(self._among)
         # Our pid is in the name for others to see whether we are still there.
         self._name = f"{os.getpid()}-{next(_numbers)}"
-        self._cgroup = Cgroup.for_path(f"{PARENT}/{self._name}", among)
-        self._cgroup.create()
+        self._cgroup = Cgroup.for_path(f"{self._owners}/{self._name}", self._among)
+        _create(self._cgroup)
         _mine.add(self._name)
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.memory = min(memory, total // 2)
@@ -47,6 +53,7 @@ class CompilerCgroup:
         _limit(node, Resources(cpu=CPU(shares=_SHARES)))
         _limit(node, _bytes(total // 2))
         _limit(node, Resources(pids=Pids(limit=_TASKS)))
+        _limit(owners, Resources(pids=Pids(limit=_TASKS // 2)))
         _limit(self._cgroup, _bytes(self.memory))
         _limit(self._cgroup, Resources(pids=Pids(limit=tasks)))
 
@@ -72,8 +79,20 @@ class CompilerCgroup:
     def delete(self) -> None:
         """Remove it. If its last process is not quite gone, the next compilation does it."""
         _mine.discard(self._name)
-        with suppress(OSError):
-            self._cgroup.delete(patience=0)
+        for tree in self._among:
+            with suppress(OSError):
+                os.rmdir(f"{tree.mount}{self._owners}/{self._name}")
+                os.rmdir(f"{tree.mount}{self._owners}")  # unless it has others
+
+
+def _create(cgroup: Cgroup) -> None:
+    for _ in range(_TRIES):
+        try:
+            cgroup.create()
+            return
+        except FileNotFoundError:
+            pass  # another shim has removed its owner's, which was empty
+    cgroup.create()
 
 
 def _controls(tree: trees.Hierarchy) -> bool:
@@ -93,17 +112,15 @@ def _limit(cgroup: Cgroup, resources: Resources) -> None:
 def _sweep(among: Iterable[trees.Hierarchy]) -> None:
     """Remove what is left of compilations whose shim has gone, or could not wait."""
     for tree in among:
-        try:
-            names = next(os.walk(tree.mount + PARENT))[1]
-        except StopIteration:
-            continue  # there is none yet
-        for name in names:
-            if name not in _mine and not _is_anothers(name):
-                with suppress(OSError):  # it is in use, if nobody's
-                    Cgroup.for_path(f"{PARENT}/{name}", [tree]).delete(patience=0)
+        top = tree.mount + PARENT
+        for directory, _, _ in os.walk(top, topdown=False):
+            name = os.path.basename(directory)
+            if directory != top and name not in _mine and not _is_anothers(name):
+                with suppress(OSError):  # it is in use, if nobody's; or an owner's, who has others
+                    os.rmdir(directory)
 
 
 def _is_anothers(name: str) -> bool:
-    """Whether it is of a shim that is alive, and not this one."""
-    pid, _, _ = name.partition("-")
-    return pid != str(os.getpid()) and os.path.exists(f"/proc/{pid}")
+    """Whether it is of a shim that is alive, and not this one. An owner's is of none."""
+    pid, dash, _ = name.partition("-")
+    return bool(dash) and pid != str(os.getpid()) and os.path.exists(f"/proc/{pid}")

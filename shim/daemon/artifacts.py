@@ -90,7 +90,7 @@ class Artifacts:
             known = kept.load(request.key)
             if known is None:
                 async with self._slots:
-                    known = await self._compile(kept, request, module)
+                    known = await self._compile(owner, kept, request, module)
         return known if isinstance(known, Refusal) else self._readonly(known)
 
     def _readonly(self, artifact: Artifact) -> Artifact:
@@ -112,7 +112,7 @@ class Artifacts:
             self._log.warning("not kept", artifact=key.hex(), error=error)
 
     async def _compile(
-        self, kept: ArtifactCache, request: control.Compile, module: int
+        self, owner: int, kept: ArtifactCache, request: control.Compile, module: int
     ) -> Artifact | Refusal:
         engine = select(request.engine)
         limits = compiler.Limits().for_size(os.fstat(module).st_size)
@@ -127,6 +127,7 @@ class Artifacts:
                 request.key,
                 module,
                 outputs,
+                owner=owner,
                 memory_pages=request.memory_pages,
                 checked=request.checked or engine.name not in self._unsafe_engines,
             )

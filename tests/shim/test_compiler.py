@@ -78,12 +78,16 @@ def descriptors() -> Iterator[None]:
 
 
 def begin(
-    compile: Callable[[bytes], bytes], wasm: bytes = b"\0asm", limits: Limits | None = None
+    compile: Callable[[bytes], bytes],
+    wasm: bytes = b"\0asm",
+    limits: Limits | None = None,
+    owner: int = 0,
 ) -> Compilation:
     fd = module_file(wasm)
     try:
         engine: Any = EngineOf(compile)
-        return start(engine, KEY, fd, [os.memfd_create("artifact")], limits=limits)
+        outputs = [os.memfd_create("artifact")]
+        return start(engine, KEY, fd, outputs, owner=owner, limits=limits)
     finally:
         os.close(fd)
 
@@ -473,15 +477,15 @@ def members(work: Compilation) -> dict[str, str]:
     return {name: path for _, name, path in (line.split(":", 2) for line in lines)}
 
 
+def below_parent() -> set[str]:
+    """The names of the cgroups of compilers and their owners, everywhere."""
+    walks = [os.walk(tree.mount + PARENT) for tree in hierarchies()]
+    return {name for walk in walks for _, names, _ in walk for name in names}
+
+
 def ours() -> set[str]:
     """The cgroups of compilers that this process has now, everywhere."""
-    return {
-        name
-        for tree in hierarchies()
-        if os.path.isdir(tree.mount + PARENT)
-        for name in os.listdir(tree.mount + PARENT)
-        if name.startswith(f"{os.getpid()}-")
-    }
+    return {name for name in below_parent() if name.startswith(f"{os.getpid()}-")}
 
 
 def settled(pid: int) -> None:
@@ -521,14 +525,29 @@ def test_cgroups_of_shims_that_have_gone_are_removed() -> None:
     child = clone.clone(shim)
     clone.wait(child.pidfd)
     os.close(child.pidfd)
-    places = [tree.mount + PARENT for tree in hierarchies() if os.path.isdir(tree.mount + PARENT)]
 
     def left() -> list[str]:
-        return [n for place in places for n in os.listdir(place) if n.startswith(f"{child.pid}-")]
+        return [name for name in below_parent() if name.startswith(f"{child.pid}-")]
 
     assert left()
     while left():
         compiled(lambda module: module)
+
+
+def test_who_has_many_compiled_has_no_more_of_the_processors() -> None:
+    """The kernel divides between the children of a cgroup, of which each owner is one."""
+    owners = (1, 1, 1, 2)
+    work = [begin(spin, owner=owner) for owner in owners]
+    for each, owner in zip(work, owners, strict=True):
+        settled(each.pid)
+        (where,) = {path for path in members(each).values() if path.startswith(PARENT)}
+        assert os.path.dirname(where) == f"{PARENT}/{owner}"
+    for each in work:
+        each.kill()
+        with pytest.raises(ModuleError):
+            each.result()
+    while {"1", "2"} & below_parent():
+        compiled(lambda module: module)  # as above
 
 
 @pytest.mark.usefixtures("unfiltered")
