@@ -14,17 +14,18 @@ import hashlib
 import os
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from proto.bootstrap_pb2 import BootstrapResult
 from shim.daemon.invocation import Invocation
 from shim.daemon.joining import join
+from shim.guest.annotations import is_crio
 from shim.guest.placement import Placement
 from shim.linux.directories import private_directory
 
-GROUP_ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
-"""Containers that share the value of the first of these that is present share a shim."""
+_GROUPS: Final = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 
 SANDBOXER = "io.containerd.sandbox.controller.v1.shim"
 """What has the bundles of the pods that a shim is to hold itself, since containerd 2.0."""
@@ -43,6 +44,16 @@ class Claim(NamedTuple):
     def address(self) -> str:
         """The form containerd dials."""
         return f"unix://{self.path}"
+
+
+def group(annotations: Mapping[str, str], id: str) -> str:
+    """Return what containers that share a shim have in common.
+
+    The first of `_GROUPS` that is there; under CRI-O, which has a shim for each container, the id.
+    """
+    if is_crio(annotations):
+        return id
+    return next(filter(None, map(annotations.get, _GROUPS)), id)
 
 
 def claim(run_directory: str, invocation: Invocation, group: str, cgroups_path: str = "") -> Claim:

@@ -16,14 +16,14 @@ from shim.engines import select
 from shim.engines.base import ModuleError
 from shim.engines.cache import Artifact, ArtifactCache, Refusal, open_directory, tenant
 from shim.guest import control
-from shim.guest.annotations import Annotations
+from shim.guest.annotations import Annotations, is_crio
 from shim.guest.program import Origin
 from shim.linux.readonly import open_readonly
 
 _AT_ONCE = 2
 """Compilations of one shim. An engine takes all processors for one."""
 
-_TENANTS = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace")
+_TENANT, _CRIO_TENANT = "io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"
 """Annotations with the Kubernetes namespace, of containerd's CRI and of CRI-O."""
 
 
@@ -68,8 +68,8 @@ class Artifacts:
 
         Not the container's, or a pod that is made again and again would be many.
         """
-        names = filter(None, map(annotations.get, _TENANTS))
-        return tenant(f"{self._namespace}/{next(names, '')}")
+        name = annotations.get(_CRIO_TENANT if is_crio(annotations) else _TENANT, "")
+        return tenant(f"{self._namespace}/{name}")
 
     def _cache(self, owner: int) -> ArtifactCache:
         return ArtifactCache(self._writable, owner=owner, report=self._log.warning)

@@ -68,8 +68,7 @@ def _start(
     settings = config.read(invocation.config)
     runtime = options.of_start(invocation)
     options.check_cgroups_path(runtime, outline.cgroups_path)
-    groups = (outline.annotations.get(name) for name in address.GROUP_ANNOTATIONS)
-    group = next(filter(None, groups), invocation.id)
+    group = address.group(outline.annotations, invocation.id)
     claim = address.claim(run_directory, invocation, group, outline.cgroups_path)
     if claim.listener is None:
         _announce(connection, invocation, claim.address)

@@ -75,7 +75,8 @@ class Annotations(NamedTuple):
     """Which of `KERNEL_FILESYSTEMS` are mounted where the spec says so."""
 
 
-_SANDBOX_MARKS: Final = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
+_CRIO_TYPE: Final = "io.kubernetes.cri-o.ContainerType"
+_SANDBOX_MARKS: Final = ("io.kubernetes.cri.container-type", _CRIO_TYPE)
 
 
 class _MalformedError(Exception):
@@ -85,6 +86,14 @@ class _MalformedError(Exception):
 def is_sandbox(annotations: Mapping[str, str]) -> bool:
     """Tell whether a container is one that only holds its pod's namespaces."""
     return any(annotations.get(mark) == "sandbox" for mark in _SANDBOX_MARKS)
+
+
+def is_crio(annotations: Mapping[str, str]) -> bool:
+    """Tell whether a container is CRI-O's.
+
+    That hands over all annotations of a pod, so those of containerd's are anybody's there.
+    """
+    return _CRIO_TYPE in annotations
 
 
 def read(annotations: Mapping[str, str]) -> Annotations:

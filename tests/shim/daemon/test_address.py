@@ -52,6 +52,23 @@ def test_other_groups_have_other_addresses(tmp_path: Path) -> None:
         claim.listener.close()
 
 
+GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
+
+
+def test_a_group_is_what_annotations_name() -> None:
+    assert address.group({}, "x") == "x"
+    assert address.group({GROUPS[1]: "pod"}, "x") == "pod"
+    assert address.group(dict(zip(GROUPS, ("a", "b"), strict=True)), "x") == "a"
+    assert address.group({GROUPS[0]: "", GROUPS[1]: "b"}, "x") == "b"
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_under_crio_nobody_names_another_shim(name: str) -> None:
+    """There an annotation may be the pod's author's, whatever it is called."""
+    crio = {"io.kubernetes.cri-o.ContainerType": "sandbox"}
+    assert address.group(crio | {name: "another's"}, "x") == "x"
+
+
 def test_a_dead_shims_socket_is_replaced(tmp_path: Path) -> None:
     first = address.claim(str(tmp_path), invocation(), "pod")
     assert first.listener is not None

@@ -99,9 +99,14 @@ def test_tenants(tmp_path: Path) -> None:
     log = Logger(str(tmp_path), debug=False)
     k8s, other = (Artifacts(str(tmp_path / "state"), name, "", log) for name in ("k8s.io", "n"))
     containerd = {"io.kubernetes.cri.sandbox-namespace": "default"}
-    crio = {"io.kubernetes.pod.namespace": "default"}
+    crio = {
+        "io.kubernetes.cri-o.ContainerType": "container",
+        "io.kubernetes.pod.namespace": "default",
+    }
     assert k8s.owner(containerd) == k8s.owner(crio) == tenant("k8s.io/default")
     assert k8s.owner(containerd | {"io.kubernetes.pod.namespace": "x"}) == k8s.owner(containerd)
+    # All annotations of a pod come with CRI-O, and its own last.
+    assert k8s.owner({"io.kubernetes.cri.sandbox-namespace": "x"} | crio) == k8s.owner(crio)
     numbers = {k8s.owner(containerd), k8s.owner({}), other.owner(containerd), other.owner({})}
     assert len(numbers | {SHARED, 0}) == 6
     k8s.close()
