@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from shim.daemon import writers
 from shim.daemon.stdio import Stdio
 from tests.shim.daemon.native import Guest, start
 from tests.shim.daemon.patience import patiently
@@ -83,6 +85,26 @@ async def test_the_writers_close_is_the_end_of_input(paths: list[str]) -> None:
     os.write(writer, b"last words")
     os.close(writer)
     await asyncio.sleep(0.05)
+    assert os.read(fds[0], 100) == b"last words"
+    assert os.read(fds[0], 100) == b""
+    close(fds)
+    stdio.close()
+
+
+async def test_input_where_somebody_has_taken_every_inotify(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As any container's root can: the kernel counts them for the whole node."""
+
+    def taken() -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(writers, "Inotify", taken)
+    stdio = Stdio(*paths)
+    fds = stdio.open()
+    with open(paths[0], "wb", 0) as writer:
+        writer.write(b"last words")
+    stdio.close_input()
     assert os.read(fds[0], 100) == b"last words"
     assert os.read(fds[0], 100) == b""
     close(fds)
