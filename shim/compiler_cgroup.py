@@ -85,6 +85,14 @@ class CompilerCgroup:
                 os.rmdir(f"{tree.mount}{self._owners}")  # unless it has others
 
 
+def remove() -> None:
+    """Take the node's away, when no shim is left."""
+    _sweep(hierarchies())
+    for tree in hierarchies():
+        with suppress(OSError):  # it has none, or somebody is in it all the same
+            os.rmdir(tree.mount + PARENT)
+
+
 def _create(cgroup: Cgroup) -> None:
     for _ in range(_TRIES):
         try:

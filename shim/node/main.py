@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "uninstall", parents=[where, change], allow_abbrev=False, help="undo install"
     )
     uninstall.add_argument(
-        "--purge", action="store_true", help="remove compiled modules and sockets, too"
+        "--purge", action="store_true", help="remove compiled modules, sockets and cgroups, too"
     )
     commands.add_parser(
         "doctor", parents=[where], allow_abbrev=False, help="say what this node has and lacks"
@@ -113,6 +113,7 @@ def _wait() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from shim import compiler_cgroup
     from shim.node import registration
     from shim.node.containerd_config import Runtime
 
@@ -134,6 +135,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.purge:
             for path in _STATE:
                 shutil.rmtree(path, ignore_errors=True)
+            compiler_cgroup.remove()
         return 0
     if options.cri_o:
         registration.register_crio(node, options.handler, _say)

@@ -18,7 +18,7 @@ import pytest
 
 from shim import compiler_filter
 from shim.compiler import Compilation, Limits, Refused, start
-from shim.compiler_cgroup import PARENT
+from shim.compiler_cgroup import PARENT, remove
 from shim.engines import engines
 from shim.engines.base import Engine, ModuleError
 from shim.engines.cache import Artifact, ArtifactCache, key, open_directory, read_artifact
@@ -548,6 +548,18 @@ def test_who_has_many_compiled_has_no_more_of_the_processors() -> None:
             each.result()
     while {"1", "2"} & below_parent():
         compiled(lambda module: module)  # as above
+
+
+def test_what_is_removed_with_the_installation() -> None:
+    work = begin(sleep)
+    settled(work.pid)
+    remove()
+    assert ours()
+    work.kill()
+    with pytest.raises(ModuleError):
+        work.result()
+    while any(os.path.exists(tree.mount + PARENT) for tree in hierarchies()):
+        remove()  # as above, and other tests may have some
 
 
 @pytest.mark.usefixtures("unfiltered")
