@@ -154,13 +154,17 @@ def _remove_dead(name: str) -> None:
 
     Their locks stay: nobody could tell whether a launcher is about to wait for one.
     """
-    from shim.daemon import address
-
     for other in _others(name):
         with contextlib.suppress(OSError), open(f"{other}.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if f"{other}.sock" not in address.bound():
+            if f"{other}.sock" not in _bound():
                 os.unlink(f"{other}.sock")
+
+
+def _bound() -> set[str]:
+    """Return the paths of the sockets of this network namespace (proc_net_unix(5))."""
+    with open("/proc/net/unix", errors="surrogateescape") as table:
+        return {"/" + line.rstrip("\n").partition(" /")[2] for line in table}
 
 
 def _bound_at(path: str) -> int:

@@ -100,11 +100,10 @@ def sweep(run_directory: str) -> None:
     directory = _directory(run_directory)
     # Made and listening under the lock: what nobody listens on is nobody's.
     with suppress(FileNotFoundError), _locked(directory):
-        alive = bound()
         for name in os.listdir(directory):
             path = os.path.join(directory, name)
-            # One that is not in the table may be another network namespace's.
-            if name.endswith(_CGROUP) or path in alive or _listening(path):
+            # Not by the table of all sockets, where anybody can have the name of another's.
+            if name.endswith(_CGROUP) or _listening(path):
                 continue
             try:
                 Placement.for_path(os.readlink(path + _CGROUP)).cgroup.delete(patience=0)
@@ -116,12 +115,6 @@ def sweep(run_directory: str) -> None:
 
 def _directory(run_directory: str) -> str:
     return os.path.join(run_directory, "s")
-
-
-def bound() -> set[str]:
-    """Return the paths of the sockets of this network namespace (proc_net_unix(5))."""
-    with open("/proc/net/unix", errors="surrogateescape") as table:
-        return {"/" + line.rstrip("\n").partition(" /")[2] for line in table}
 
 
 def write_answer(invocation: Invocation, address: str) -> bytes:
