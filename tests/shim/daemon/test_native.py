@@ -601,19 +601,30 @@ async def test_options(shim: Shim) -> None:
     assert {int(fd) for fd in Path(f"{log}.fds").read_text().split()} <= {10, 11}
 
 
-async def test_a_runtime_that_does_not_come_back(shim: Shim) -> None:
-    """Its caller does not wait for ever, and the shim has an ear for others all the while."""
-    binary, hung = shim.directory / "wrapper", shim.directory / "hung"
-    script = f'case "$*" in *" exec "*) echo $$ >{hung}; sleep 1000;; *) exec runc "$@";; esac'
-    binary.write_text(f"#!/bin/sh\n{script}\n")
+async def before_execs(shim: Shim, script: str) -> Container:
+    """A container that runs, whose runtime runs a script before each exec."""
+    binary = shim.directory / "wrapper"
+    binary.write_text(f'#!/bin/sh\ncase "$*" in *" exec "*) {script};; esac\nexec runc "$@"\n')
     binary.chmod(0o755)
     shim.bundle("x", **spec("/idle"))
     options = runc_options(binary_name=str(binary))
     container = await Container.create(shim, "x", options=options)
     await container.start()
+    return container
+
+
+async def add(container: Container, exec_id: str) -> None:
+    """Add a further program without streams."""
     process = json.dumps({"args": ["/idle"], "cwd": "/", "user": {"uid": 0, "gid": 0}}).encode()
-    request = api.ExecProcessRequest(id="x", exec_id="e", spec=AnyMessage(value=process))
+    request = api.ExecProcessRequest(id="x", exec_id=exec_id, spec=AnyMessage(value=process))
     await call(container.client, "Exec", request, Empty)
+
+
+async def test_a_runtime_that_does_not_come_back(shim: Shim) -> None:
+    """Its caller does not wait for ever, and the shim has an ear for others all the while."""
+    hung = shim.directory / "hung"
+    container = await before_execs(shim, f"echo $$ >{hung}; sleep 1000")
+    await add(container, "e")
     start = api.StartRequest(id="x", exec_id="e")
     with pytest.raises(RpcError) as raised:
         await call(container.client, "Start", start, Empty, timeout=0.5)
@@ -630,21 +641,10 @@ async def test_a_runtime_that_does_not_come_back(shim: Shim) -> None:
 
 async def test_its_exit_is_the_last_to_be_told(shim: Shim, topics: list[str]) -> None:
     """After the execs that are being started, and no more can be (containerd's issue 10589)."""
-    binary, ready, go = (shim.directory / name for name in ("wrapper", "ready", "go"))
-    script = f'case "$*" in *" exec "*) touch {ready}; while [ ! -e {go} ]; do sleep 0.01; done;;'
-    binary.write_text(f'#!/bin/sh\n{script} esac\nexec runc "$@"\n')
-    binary.chmod(0o755)
-    shim.bundle("x", **spec("/idle"))
-    options = runc_options(binary_name=str(binary))
-    container = await Container.create(shim, "x", options=options)
-    await container.start()
-    process = json.dumps({"args": ["/idle"], "cwd": "/", "user": {"uid": 0, "gid": 0}}).encode()
-
-    async def add(exec_id: str) -> None:
-        request = api.ExecProcessRequest(id="x", exec_id=exec_id, spec=AnyMessage(value=process))
-        await call(container.client, "Exec", request, Empty)
-
-    await add("one")
+    ready, go = shim.directory / "ready", shim.directory / "go"
+    waiting = f"touch {ready}; while [ ! -e {go} ]; do sleep 0.01; done"
+    container = await before_execs(shim, waiting)
+    await add(container, "one")
     start = api.StartRequest(id="x", exec_id="one")
     starting = asyncio.create_task(refused(container.client, "Start", start))
     await until(ready.exists)
@@ -652,7 +652,7 @@ async def test_its_exit_is_the_last_to_be_told(shim: Shim, topics: list[str]) ->
     os.kill(pid, signal.SIGKILL)
     await until(lambda: Path(f"/proc/{pid}").exists() is False)
     assert (await state(container)).status == Status.RUNNING
-    await add("two")
+    await add(container, "two")
     code, message = await refused(
         container.client, "Start", api.StartRequest(id="x", exec_id="two")
     )
