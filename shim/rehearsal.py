@@ -23,7 +23,7 @@ from shim.engines import engines
 from shim.engines.cache import ArtifactCache, key
 from shim.engines.snapshot import snapshot
 from shim.guest import control
-from shim.linux import mounts, signals
+from shim.linux import credentials, mounts, signals
 from shim.linux.cgroups import Cgroup
 from shim.linux.files import write_small
 from shim.ttrpc import Client, RpcError
@@ -127,6 +127,7 @@ def _rehearse_guest(directory: str) -> None:
     for mount in spec.mounts:
         mounts.parse_options(mount.options)
     signals.exit_on(())
+    credentials.last_capability()
     ours, theirs = control.pair()
     with ours, theirs:
         rootfs = control.Mount("overlay", "overlay", "", ["lowerdir=/a:/b"])

@@ -248,7 +248,7 @@ def set_capabilities(
     # A change of user has emptied the effective set; this call needs CAP_SETPCAP back.
     _capset(held, held, 0)
     kept = 0
-    for number in range(_last_capability() + 1):
+    for number in range(last_capability() + 1):
         if bound & 1 << number:
             kept |= prctl(_PR_CAPBSET_READ, number) << number
             continue
@@ -279,8 +279,8 @@ def set_capabilities(
 
 
 @functools.cache
-def _last_capability() -> int:
-    """The highest number that this kernel knows."""
+def last_capability() -> int:
+    """The highest number that this kernel knows: 42 system calls, of which forks know the end."""
     for number in range(64):
         try:
             prctl(_PR_CAPBSET_READ, number)
