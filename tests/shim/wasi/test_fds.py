@@ -3,6 +3,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,7 @@ def test_times(guest: Guest, file: int) -> None:
     assert filestat(guest, file)[5:7] == (5, mtim)
     assert guest("fd_filestat_set_times", file, 7, 0, now) == 0
     assert filestat(guest, file)[5] == 7
-    assert abs(filestat(guest, file)[6] - os.stat("/proc/self").st_mtime_ns) < 600e9
+    assert abs(filestat(guest, file)[6] - time.time_ns()) < 600e9
     for contradiction in (1 | 2, 4 | 8, 15, 16):
         assert guest("fd_filestat_set_times", file, 9, 9, contradiction) == errno.INVAL
     assert filestat(guest, file)[5] == 7
