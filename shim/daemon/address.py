@@ -58,18 +58,18 @@ def group(annotations: Mapping[str, str], id: str) -> str:
 
 def claim(run_directory: str, invocation: Invocation, group: str, cgroups_path: str = "") -> Claim:
     """Join the shim that serves `group`, or take its place, to begin with a container there."""
-    directory = _directory(run_directory)
+    at = directory(run_directory)
     if invocation.bootstrap is not None and invocation.bootstrap.socket_dir:
-        directory = invocation.bootstrap.socket_dir
-    private_directory(directory)
+        at = invocation.bootstrap.socket_dir
+    private_directory(at)
     # Socket paths are limited to 107 bytes; ids are not.
     name = hashlib.sha256(
         "\0".join((invocation.containerd_address, invocation.namespace, group)).encode()
     )
-    path = os.path.join(directory, name.hexdigest()[:32])
+    path = os.path.join(at, name.hexdigest()[:32])
     # Not under the lock, which a shim that is about to end takes, too.
     while not join(path, invocation.id):
-        with _locked(directory):
+        with _locked(at):
             if not _listening(path):
                 _unlink(path)
                 listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -97,11 +97,11 @@ def sweep(run_directory: str) -> None:
 
     Raises OSError.
     """
-    directory = _directory(run_directory)
+    at = directory(run_directory)
     # Made and listening under the lock: what nobody listens on is nobody's.
-    with suppress(FileNotFoundError), _locked(directory):
-        for name in os.listdir(directory):
-            path = os.path.join(directory, name)
+    with suppress(FileNotFoundError), _locked(at):
+        for name in os.listdir(at):
+            path = os.path.join(at, name)
             # Not by the table of all sockets, where anybody can have the name of another's.
             if name.endswith(_CGROUP) or _listening(path):
                 continue
@@ -113,7 +113,8 @@ def sweep(run_directory: str) -> None:
             _unlink(path)
 
 
-def _directory(run_directory: str) -> str:
+def directory(run_directory: str) -> str:
+    """Where shims have their sockets, unless containerd says otherwise."""
     return os.path.join(run_directory, "s")
 
 

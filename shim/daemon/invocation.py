@@ -5,6 +5,7 @@ The command line is the shim API's: Go's flag syntax (`-id x`, `--id=x`), then t
 
 import socket
 from dataclasses import dataclass
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -20,6 +21,8 @@ _FLAGS = {
     "debug-socket": None,
 }
 _SWITCHES = {"debug": "debug", "info": "info"}
+
+STATE_DIRECTORY: Final = "/var/lib/pywasm"
 
 
 class UsageError(Exception):
@@ -64,7 +67,7 @@ class Invocation:
             cwd=cwd.decode("utf-8", "surrogateescape"),
             ttrpc_address=ttrpc_address.decode(),
             max_version=int(max_version) if max_version.isdigit() else 0,
-            state_directory=state.decode("utf-8", "surrogateescape") or "/var/lib/pywasm",
+            state_directory=state.decode("utf-8", "surrogateescape") or STATE_DIRECTORY,
             config=config.decode("utf-8", "surrogateescape") or "/etc/pywasm/config.toml",
             stdin=stdin,
         )

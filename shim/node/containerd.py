@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
-from shim.node.containerd_config import ConfigurationError, runtimes_of_dump
+from shim.node import processes
+from shim.node.containerd_config import ConfigurationError, File, runtimes_of_dump
 
 CONFIG = "/etc/containerd/config.toml"
 USUAL_PATH = (
@@ -16,26 +18,44 @@ USUAL_PATH = (
 )
 
 _CONFIG_FLAG = re.compile(r"\0--?c(?:onfig)?[=\0]([^\0]+)")
+_ADDRESS_FLAG = re.compile(r"\0--?a(?:ddress)?[=\0]([^\0]+)")
+_ADDRESS = "/run/containerd/containerd.sock"
+_GRPC = "io.containerd.server.v1.grpc"  # has what was the table `grpc`, since version 4
 _TIMEOUT = 60.0  # seconds
 
 
 def process(config: str = CONFIG) -> int:
-    """The pid of the daemon that has this configuration, or 0."""
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            with open(f"/proc/{entry}/comm", "rb") as file:
-                if file.read() != b"containerd\n":
-                    continue
-            with open(f"/proc/{entry}/cmdline", "rb") as file:
-                arguments = os.fsdecode(file.read())
-        except OSError:
-            continue
-        given = _CONFIG_FLAG.search(arguments)
-        if (given[1] if given else CONFIG) == config:
-            return int(entry)
-    return 0
+    """The pid of the daemon that has this configuration, or one beside it that is made of it; or 0.
+
+    So it is where `config` is the template of a distribution.
+    """
+    found = {_flag(pid, _CONFIG_FLAG) or CONFIG: pid for pid in processes.named("containerd")}
+    beside = (pid for path, pid in found.items() if _directory(path) == _directory(config))
+    return found.get(config) or next(beside, 0)
+
+
+def address(pid: int, files: Sequence[File]) -> str:
+    """The path of the socket on which a daemon that has read these files serves gRPC."""
+    given = _flag(pid, _ADDRESS_FLAG)
+    for file in reversed(files):
+        plugins = file.document.get("plugins", {})
+        for table in (file.document.get("grpc", {}), plugins.get(_GRPC, {})):
+            given = given or table.get("address", "")
+    return given or _ADDRESS
+
+
+def _directory(path: str) -> str:
+    return os.path.dirname(os.path.realpath(path))
+
+
+def _flag(pid: int, pattern: re.Pattern[str]) -> str:
+    """What a flag on a daemon's command line says; empty without one."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            found = pattern.search(os.fsdecode(file.read()))
+    except OSError:
+        return ""
+    return found[1] if found else ""
 
 
 def search_path(pid: int) -> str:

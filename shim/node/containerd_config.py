@@ -30,7 +30,6 @@ _BLOCK: Final = re.compile(rf"(?:(?<=\n)\n)?{re.escape(_BEGIN)}\n.*?{re.escape(_
 
 # The CRI plugin's name in files of version 1, 2, and 3 and later.
 _PLUGINS: Final = ("cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
-_INHERITED: Final = ("SystemdCgroup", "BinaryName")
 _HANDLER: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 Value = str | int | bool
@@ -38,6 +37,10 @@ Value = str | int | bool
 
 class ConfigurationError(Exception):
     """The configuration cannot be changed; the message says in one line which file and why."""
+
+
+class NoKubernetes(ConfigurationError):
+    """The configuration disables the plugin that a runtime would be registered with."""
 
 
 class Runtime(NamedTuple):
@@ -48,7 +51,7 @@ class Runtime(NamedTuple):
     annotations: tuple[str, ...] = ("dev.pywasm.*", "dev.pywasm.*/*")
     """Patterns of annotations that reach the shim."""
     options: Mapping[str, Value] | None = None
-    """The runtime's `options`; None: those of the default runtime that are ours as well."""
+    """The runtime's `options`; None: what has to be as with the default runtime."""
     sandboxer: str = ""
     """Who runs the pods themselves, for containerd 2: "shim", or empty for the usual."""
 
@@ -79,7 +82,7 @@ class Change(NamedTuple):
 def load(path: str) -> list[File]:
     """Read a configuration and what it imports, in containerd's order.
 
-    A main file that is missing is an empty one. Raises ConfigurationError.
+    A main file that is missing is an empty one. Raises ConfigurationError, NoKubernetes.
     """
     files: list[File] = []
     pending = [path]
@@ -94,7 +97,7 @@ def load(path: str) -> list[File]:
     for file in files:
         disabled = {*_list(file, "disabled_plugins")} & {*_PLUGINS}
         if disabled:
-            raise ConfigurationError(
+            raise NoKubernetes(
                 f"{file.path}: disabled_plugins has {min(disabled)}, without which containerd"
                 " serves no Kubernetes"
             )
@@ -145,7 +148,9 @@ def complete(files: Sequence[File], runtime: Runtime) -> Runtime:
     """Fill in the options that `runtime` leaves to the configuration."""
     if runtime.options is not None:
         return runtime
-    # Up to 2.4 containerd itself fails where a runtime of this kind has options.
+    # Up to 2.4 containerd 2 itself fails pods with a user namespace where a runtime that is not
+    # runc's has options, and any pod where the runtime is a sandboxer: so there are none without
+    # need.
     return runtime._replace(options={} if runtime.sandboxer else _inherited(files))
 
 
@@ -219,14 +224,19 @@ def _target(files: Sequence[File]) -> File:
 
 
 def _inherited(files: Sequence[File]) -> dict[str, Value]:
-    """What the default runtime is told that ours must be told, too: the same cgroup driver, say."""
+    """What the default runtime is told that ours must be told, too: its program.
+
+    Not its cgroup driver, which is seen by the form of a container's `cgroupsPath`.
+    """
     name = "runc"
     for file in files:
         name = _mapping(file, _section(file), "containerd").get("default_runtime_name", name)
     found: dict[str, Value] = {}
     for file in files:
         options = _mapping(file, _mapping(file, runtimes(file), str(name)), "options")
-        found |= {key: options[key] for key in _INHERITED if options.get(key)}
+        program = options.get("BinaryName")
+        if program and program != "runc":
+            found["BinaryName"] = program
     return found
 
 

@@ -11,9 +11,18 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from shim.node import containerd, crio
-from shim.node.containerd_config import RUNTIME_TYPE, ConfigurationError, load, runtimes
+from shim.node import containerd, crio, running
+from shim.node.containerd_config import (
+    RUNTIME_TYPE,
+    ConfigurationError,
+    NoKubernetes,
+    load,
+    runtimes,
+)
 from shim.node.registration import SHIM, Node, installed_shim
+
+KUBELETS = ("/var/lib/kubelet", "/var/snap/microk8s/common/var/lib/kubelet")
+"""Directories of kubelets: a node that has none of them is no node of Kubernetes, or not yet."""
 
 
 class Finding(NamedTuple):
@@ -34,6 +43,7 @@ def examine(node: Node, handler: str) -> Iterator[Finding]:
     yield from _kernel()
     yield from _engines()
     yield _settings()
+    yield from _directories()
     yield _seccomp()
     yield _runc(path)
     yield _program(path)
@@ -41,7 +51,7 @@ def examine(node: Node, handler: str) -> Iterator[Finding]:
     if os.path.exists(crio.DROP_IN) and not os.path.exists(node.config):
         yield Finding(True, f"registered in {crio.DROP_IN}")
     else:
-        yield _registered(node, handler)
+        yield from _registered(node, handler)
 
 
 def _kernel() -> Iterator[Finding]:
@@ -91,6 +101,24 @@ def _settings() -> Finding:
     return Finding(True, f"settings {path}" if os.path.exists(path) else f"no settings ({path})")
 
 
+def _directories() -> Iterator[Finding]:
+    """Where the shim would refuse to work; it makes them as the first container would."""
+    from shim.daemon.address import directory
+    from shim.daemon.invocation import STATE_DIRECTORY
+    from shim.engines.cache import open_directory
+    from shim.launcher import RUN_DIRECTORY
+    from shim.linux.directories import private_directory
+
+    artifacts = os.path.join(os.environ.get("PYWASM_STATE") or STATE_DIRECTORY, "artifacts")
+    try:
+        os.close(open_directory(artifacts))
+        private_directory(directory(os.environ.get("PYWASM_RUN") or os.fsdecode(RUN_DIRECTORY)))
+    except OSError as error:
+        yield Finding(False, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+    else:
+        yield Finding(True, f"compiled modules in {artifacts}")
+
+
 def _seccomp() -> Finding:
     try:
         ctypes.CDLL("libseccomp.so.2")
@@ -133,24 +161,33 @@ def _zygote() -> Finding:
     return Finding(True, "the zygote answers")
 
 
-def _registered(node: Node, handler: str) -> Finding:
-    """As containerd sees it where it can be asked, else as the files say."""
+def _registered(node: Node, handler: str) -> Iterator[Finding]:
+    """As containerd sees it where it can be asked, else as the files say; and if it has seen it."""
     try:
+        files = load(node.config)
         binary = containerd.find(node.containerd, node.config)
         if binary:
             found = containerd.runtimes(binary, node.config)
         else:
-            found = {
-                name: table for file in load(node.config) for name, table in runtimes(file).items()
-            }
+            found = {name: table for file in files for name, table in runtimes(file).items()}
+    except NoKubernetes as error:
+        yield Finding(None, f"for ctr, nerdctl and Docker alone: {error}")
+        return
     except ConfigurationError as error:
-        return Finding(False, str(error))
+        yield Finding(False, str(error))
+        return
     if handler not in found:
-        return Finding(False, f'{node.config}: no runtime "{handler}": run `pywasm install`')
+        good = False if any(map(os.path.isdir, KUBELETS)) else None
+        reason = "no pods of Kubernetes: run `pywasm install`"
+        yield Finding(good, f'{node.config}: no runtime "{handler}", so {reason}')
+        return
     kind = found[handler].get("runtime_type")
     if kind != RUNTIME_TYPE:
-        return Finding(False, f'{node.config}: runtime "{handler}" has the type {kind}')
-    return Finding(True, f'{node.config}: runtime "{handler}" is registered')
+        yield Finding(False, f'{node.config}: runtime "{handler}" has the type {kind}')
+        return
+    yield Finding(True, f'{node.config}: runtime "{handler}" is registered')
+    answer = running.ask(node.config, files, handler)
+    yield Finding(answer.knows, answer.text)
 
 
 def report(node: Node, handler: str, say: Callable[[str], None]) -> bool:

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         const="auto",
         default="",
         metavar="UNIT",
-        help="restart containerd, or the unit named, if something has changed",
+        help="restart containerd, or the unit named, if it does not know what is registered",
     )
 
     install = commands.add_parser(
@@ -85,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="NAME",
         help='"shim", and containerd 2 leaves pods to the runtime, too (its Sandbox API)',
+    )
+    install.add_argument(
+        "--verify", action="store_true", help="fail if the one that runs does not know it then"
     )
     install.add_argument(
         "--print", action="store_true", help="print what would be added, and change nothing"
@@ -138,7 +141,7 @@ def _run(options: argparse.Namespace) -> int:
             compiler_cgroup.remove()
         return 0
     if options.cri_o:
-        registration.register_crio(node, options.handler, _say)
+        registration.register_crio(node, options.handler, _say, verify=options.verify)
         return 0
     runtime = Runtime(
         options.handler,
@@ -149,7 +152,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.print:
         print(registration.preview(node, runtime), end="")
     else:
-        registration.register(node, runtime, _say)
+        registration.register(node, runtime, _say, verify=options.verify)
     return 0
 
 

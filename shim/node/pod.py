@@ -34,13 +34,14 @@ _TIMEOUT: Final = 30.0  # seconds
 def install(arguments: Sequence[str], say: Callable[[str], None], node: int = 1) -> None:
     """Copy this installation to the node, register it there, and label the node.
 
-    `arguments` are those of `pywasm install`; `node` is a process with the node's files. Raises
-    ConfigurationError or OSError.
+    The label says that pods can run here: it is not set before the containerd that runs knows the
+    runtime. `arguments` are those of `pywasm install`; `node` is a process with the node's files.
+    Raises ConfigurationError or OSError.
     """
     own = installation()
     copied = copy(own, f"/proc/{node}/root")
     say(f"{own}: {'copied to the node' if copied else 'is on the node already'}")
-    run(node, [f"{own}/bin/pywasm", "install", *arguments])
+    run(node, [f"{own}/bin/pywasm", "install", "--verify", *arguments])
     for path in remove_unused(f"/proc/{node}/root", own):
         say(f"{path}: removed, nothing runs from it")
     label("true")

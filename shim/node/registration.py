@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from google.protobuf import any_pb2
 import shim
 from oci.runtime import SpecError
 from proto.runtime_options_pb2 import Options as RuntimeOptions
-from shim.node import containerd, crio, files, processes
+from shim.node import containerd, crio, files, processes, running
 from shim.node.containerd_config import (
     RUNTIME_TYPE,
     Change,
@@ -36,6 +37,9 @@ from shim.node.containerd_config import (
 
 SHIM = "containerd-shim-pywasm-v1"
 
+_STARTUP = 60.0
+"""Seconds after a restart within which containerd's CRI plugin answers."""
+
 
 class Node(NamedTuple):
     """Where things are on a node."""
@@ -46,7 +50,7 @@ class Node(NamedTuple):
     containerd: str = ""
     """The program that checks the configuration; empty: the one that runs or is on PATH, if any."""
     unit: str = ""
-    """The unit of systemd that is restarted after a change; empty: none."""
+    """The unit of systemd that is restarted where it does not know what is registered; or empty."""
 
 
 def installation() -> str:
@@ -68,22 +72,41 @@ def check_unused() -> None:
         )
 
 
-def register(node: Node, runtime: Runtime, say: Callable[[str], None]) -> None:
+def register(
+    node: Node, runtime: Runtime, say: Callable[[str], None], *, verify: bool = False
+) -> None:
     """Link the shim and register the runtime.
 
-    Raises ConfigurationError; the configuration is as before then.
+    Raises ConfigurationError; the configuration is as before then. Also where the containerd that
+    runs still does not know the runtime after a restart or, with `verify`, without one; then the
+    registration stays. Where none runs, one that will be started knows it.
     """
     check_options(runtime.options or {})
     binary = containerd.find(node.containerd, node.config)
     version = containerd.newest_version(binary) if binary else 2
     changes = install(load(node.config), runtime, new_version=version)
     _link(node, SHIM, say)
-    if not changes:
+    if changes:
+        with _changed(node, binary, changes, say) as after:
+            if binary and after.get(runtime.handler) != RUNTIME_TYPE:
+                raise ConfigurationError(
+                    f"{node.config}: containerd does not see {runtime.handler}"
+                )
+    else:
         say(f"{node.config}: {runtime.handler} is registered already")
-        return
-    with _changed(node, binary, changes, say) as after:
-        if binary and after.get(runtime.handler) != RUNTIME_TYPE:
-            raise ConfigurationError(f"{node.config}: containerd does not see {runtime.handler}")
+    answer = running.ask(node.config, load(node.config), runtime.handler)
+    if answer.knows is False and not changes:
+        # Who registered it was stopped before the restart, or had been told of none.
+        _restart(node, say)
+    running_now = containerd.process(node.config)
+    if node.unit and running_now:
+        deadline = time.monotonic() + _STARTUP
+        while not answer.knows and time.monotonic() < deadline:
+            time.sleep(0.1)
+            answer = running.ask(node.config, load(node.config), runtime.handler)
+    if not answer.knows and running_now and (verify or (node.unit and answer.knows is False)):
+        raise ConfigurationError(answer.text)
+    say(answer.text)
 
 
 def unregister(node: Node, say: Callable[[str], None]) -> None:
@@ -101,17 +124,27 @@ def unregister(node: Node, say: Callable[[str], None]) -> None:
     processes.end_zygotes(installation())
 
 
-def register_crio(node: Node, handler: str, say: Callable[[str], None]) -> None:
-    """The same for CRI-O."""
+def register_crio(
+    node: Node, handler: str, say: Callable[[str], None], *, verify: bool = False
+) -> None:
+    """The same for CRI-O, which does not say what it knows: one that is younger than the file does.
+
+    Raises ConfigurationError.
+    """
     _link(node, crio.SHIM, say)
     text = crio.drop_in(handler, os.path.join(node.bin_dir, crio.SHIM))
-    with contextlib.suppress(FileNotFoundError), open(crio.DROP_IN) as file:
-        if file.read() == text:
-            say(f"{crio.DROP_IN}: {handler} is registered already")
-            return
-    files.replace(crio.DROP_IN, text)
-    say(f"{crio.DROP_IN}: written")
-    _restart(node, say)
+    if _text(crio.DROP_IN) == text:
+        say(f"{crio.DROP_IN}: {handler} is registered already")
+    else:
+        files.replace(crio.DROP_IN, text)
+        say(f"{crio.DROP_IN}: written")
+    if not crio.has_read_it():
+        _restart(node, say)
+    if not crio.has_read_it():
+        stale = f"{crio.DROP_IN}: no CRI-O has been started since it was written"
+        if verify:
+            raise ConfigurationError(stale)
+        say(stale)
 
 
 def unregister_crio(node: Node, say: Callable[[str], None]) -> None:

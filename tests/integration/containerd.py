@@ -139,8 +139,8 @@ class Containerd:
             RuntimeError: it ended instead, or took too long; the message holds its log.
         """
         self._events = events_at or self.address + ".ttrpc"
-        with open(f"{self.directory}/config.toml", "w") as file:
-            file.write(self.configuration())
+        text = self.configuration()
+        Path(f"{self.directory}/config.toml").write_text(text)
         self._pid = self.spawn(self.command_line(), self.log)
         try:
             eventually(lambda: self._serves() or not _alive(self._pid))

@@ -76,15 +76,22 @@ def test_a_block_follows_what_it_is_asked_for(tmp_path: Path) -> None:
     }
 
 
-def test_the_default_runtimes_options_are_taken_over(tmp_path: Path) -> None:
+def test_of_the_default_runtimes_options_only_the_program_is_taken_over(tmp_path: Path) -> None:
     path = write(tmp_path, corpus.GPU)
     install(path)
-    assert runtimes(path)["pywasm"]["options"] == {
-        "BinaryName": "/usr/bin/gpu-container-runtime",
-        "SystemdCgroup": True,
-    }
+    program = {"BinaryName": "/usr/bin/gpu-container-runtime"}
+    assert runtimes(path)["pywasm"]["options"] == program
     install(path, Runtime(sandboxer="shim"))
     assert "options" not in runtimes(path)["pywasm"]
+
+
+def test_an_upgrade_rewrites_an_old_table_of_options(tmp_path: Path) -> None:
+    path = write(tmp_path, corpus.KUBEADM)
+    install(path, Runtime(options={"SystemdCgroup": True}))
+    assert runtimes(path)["pywasm"]["options"] == {"SystemdCgroup": True}
+    assert [change.path for change in install(path)] == [path]
+    assert "options" not in runtimes(path)["pywasm"]
+    assert install(path) == []
 
 
 def test_the_old_names_for_an_old_file(tmp_path: Path) -> None:
@@ -124,7 +131,6 @@ def test_a_file_of_our_own_where_version_3_imports_one(tmp_path: Path) -> None:
             "runtime_type": "io.containerd.pywasm.v1",
             "pod_annotations": ["dev.pywasm.*", "dev.pywasm.*/*"],
             "container_annotations": ["dev.pywasm.*", "dev.pywasm.*/*"],
-            "options": {"SystemdCgroup": True},
         }
     }
     assert Path(path).read_text() == before

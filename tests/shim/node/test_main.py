@@ -72,6 +72,8 @@ def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     path.mkdir(0o700)
     monkeypatch.setenv("PYWASM_RUN", str(path))
     monkeypatch.setenv("PYWASM_CONFIG", str(tmp_path / "settings.toml"))
+    monkeypatch.setenv("PYWASM_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(doctor, "KUBELETS", (str(tmp_path),))
     yield path
     for lock in path.glob("zygote-*.lock"):
         pid = int(lock.read_text())
@@ -88,7 +90,12 @@ def test_doctor(
     said: list[str] = []
     assert not doctor.report(node, "pywasm", said.append)
     (failed,) = [line for line in said if line.startswith("FAIL")]
-    assert failed == f'FAIL  {config}: no runtime "pywasm": run `pywasm install`'
+    missing = f'{config}: no runtime "pywasm", so no pods of Kubernetes: run `pywasm install`'
+    assert failed == f"FAIL  {missing}"
+    monkeypatch.setattr(doctor, "KUBELETS", (str(tmp_path / "none"),))
+    said.clear()
+    assert doctor.report(node, "pywasm", said.append)  # ctr needs no registration
+    assert f"warn  {missing}" in said
 
     monkeypatch.setattr("shim.node.files.link", lambda *_: False)
     assert main(["install", "--config", str(config), "--bin-dir", "/usr/sbin"]) == 0
@@ -107,3 +114,23 @@ def test_doctor(
     assert "settings.toml: " in failed_lines
     assert "no containerd-shim-pywasm-v1 on containerd's PATH (/nowhere)" in failed_lines
     assert "warn  no runc" in "\n".join(said)
+
+
+def test_doctor_finds_directories_that_the_shim_refuses(
+    config: Path, tmp_path: Path, run_directory: Path
+) -> None:
+    def report() -> str:
+        said: list[str] = []
+        doctor.report(Node(str(config)), "pywasm", said.append)
+        return "\n".join(said)
+
+    state = tmp_path / "state"
+    assert f"ok    compiled modules in {state}/artifacts" in report()
+    state.chmod(0o755)
+    assert f"FAIL  {state}: others may enter the directory" in report()
+    state.chmod(0o700)
+    os.chown(state / "artifacts", 7, 0)
+    assert f"FAIL  {state}/artifacts: others may write to the directory" in report()
+    os.chown(state / "artifacts", 0, 0)
+    (run_directory / "s").chmod(0o777)
+    assert f"FAIL  {run_directory}/s: expected a directory that only its owner" in report()

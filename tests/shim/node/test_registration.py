@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +70,10 @@ def test_every_runtime_is_seen_and_then_ours_no_more(node: Node, name: str) -> N
 
     said: list[str] = []
     registration.register(node, Runtime(), said.append)
-    assert said == [f"{node.config}: pywasm is registered already"]
+    assert said == [
+        f"{node.config}: pywasm is registered already",
+        f"no containerd runs with {node.config}",
+    ]
 
     registration.unregister(node, silent)
     assert types(node) == before
@@ -81,11 +85,14 @@ def test_every_runtime_is_seen_and_then_ours_no_more(node: Node, name: str) -> N
 
 def test_annotations_and_options_arrive(node: Node) -> None:
     Path(node.config).write_text(corpus.KUBEADM)
-    registration.register(node, Runtime(), silent)
+    registration.register(node, Runtime(options={"Engine": "wasmtime"}), silent)
     table = containerd.runtimes(node.containerd, node.config)["pywasm"]
     assert table["pod_annotations"] == ["dev.pywasm.*", "dev.pywasm.*/*"]
     assert table["container_annotations"] == ["dev.pywasm.*", "dev.pywasm.*/*"]
-    assert table["options"] == {"SystemdCgroup": True}
+    assert table["options"] == {"Engine": "wasmtime"}
+    # And none without need, whatever an earlier version of us has written.
+    registration.register(node, Runtime(), silent)
+    assert not containerd.runtimes(node.containerd, node.config)["pywasm"].get("options")
 
 
 def test_with_an_import_that_has_a_table_of_the_plugin(node: Node) -> None:
@@ -118,7 +125,7 @@ def test_a_file_of_version_3(node: Node) -> None:
         assert (config.read_text() == text) is bool(imports)
         assert types(node) == before | {"pywasm": "io.containerd.pywasm.v1"}
         table = containerd.runtimes(node.containerd, node.config)["pywasm"]
-        assert table["options"] == {"SystemdCgroup": True}
+        assert not table.get("options")
         registration.unregister(node, silent)
         assert config.read_text() == text
         assert types(node) == before
@@ -268,7 +275,12 @@ def test_cri_o(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     path = tmp_path / "crio.conf.d" / "50-pywasm.conf"
     monkeypatch.setattr(crio, "DROP_IN", str(path))
-    registration.register_crio(node, "pywasm", silent)
+    said: list[str] = []
+    registration.register_crio(node, "pywasm", said.append)
+    stale = f"{path}: no CRI-O has been started since it was written"
+    assert said[-1] == stale
+    with pytest.raises(ConfigurationError, match=stale):
+        registration.register_crio(node, "pywasm", silent, verify=True)
     link = f"{node.bin_dir}/containerd-shim-pywasm-v2"
     assert msgspec.toml.decode(path.read_text()) == {
         "crio": {
@@ -284,6 +296,28 @@ def test_cri_o(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         }
     }
     assert os.path.realpath(link) == os.path.realpath(registration.installed_shim())
+    program = tmp_path / "crio"
+    shutil.copy(shutil.which("sleep") or "", program)
+
+    def restart(_unit: str) -> None:
+        running.append(subprocess.Popen([program, "60"]))
+
+    running: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(containerd, "restart", restart)
+    at = node._replace(unit="crio")
+    try:
+        os.utime(path, times=(time.time() - 1,) * 2)
+        registration.register_crio(at, "pywasm", silent, verify=True)
+        registration.register_crio(at, "pywasm", silent, verify=True)
+        assert len(running) == 1
+        os.utime(path, times=(time.time() + 60,) * 2)
+        with pytest.raises(ConfigurationError, match=stale):
+            registration.register_crio(at, "pywasm", silent, verify=True)
+        assert len(running) == 2
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
     registration.unregister_crio(node, silent)
     assert not path.exists()
     assert not os.path.lexists(link)
