@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 
-from shim import messages, pages
+from shim import messages, pages, zygote_cgroup
 from shim.launcher import LISTENER, LOG, shorten
 from shim.linux import callbacks, cgroups, credentials, files, readonly
 
@@ -46,6 +46,10 @@ def main() -> None:
     readonly.return_home()
     if sys.argv[1] == "--once":
         _become_shim(sock, f"no zygote: {sys.argv[2]}")
+    try:
+        zygote_cgroup.enter()
+    except OSError:
+        messages.report()  # containers run all the same
     from shim.rehearsal import rehearse
 
     # The kernel reaps for us, and no handler has to interrupt accept().
