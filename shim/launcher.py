@@ -27,6 +27,9 @@ RUN_DIRECTORY = b"/run/pywasm"
 LISTENER = 3
 """Where a zygote finds its listening socket or, serving once, its only connection."""
 
+BACKLOG = 4096
+"""Clients that may wait for a zygote or a shim; the kernel bounds it by net.core.somaxconn."""
+
 FAREWELL = "deleted"
 """In a bundle after the task's orderly Delete: the answer to the `delete` that still follows."""
 
@@ -143,7 +146,7 @@ def _zygote(run_directory: bytes, root: str, python: str, build: str) -> "_socke
             pass
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         listener.bind(name + b".sock")
-        listener.listen(256)
+        listener.listen(BACKLOG)
         # The zygote needs a while to import its libraries. The socket is already there: this
         # request, and any that come meanwhile, wait in its queue.
         pid = _spawn(listener, run_directory, root, python, [name.decode()])

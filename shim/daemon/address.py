@@ -23,6 +23,7 @@ from shim.daemon.invocation import Invocation
 from shim.daemon.joining import join
 from shim.guest.annotations import is_crio
 from shim.guest.placement import Placement
+from shim.launcher import BACKLOG
 from shim.linux.directories import private_directory
 
 _GROUPS: Final = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
@@ -79,7 +80,7 @@ def claim(run_directory: str, invocation: Invocation, group: str, cgroups_path: 
                     raise OSError(error.errno, error.strerror, path) from None
                 if cgroups_path:
                     os.symlink(cgroups_path, path + _CGROUP)
-                listener.listen(64)
+                listener.listen(BACKLOG)  # clients in Go do not wait for room
                 return Claim(path, listener)
         time.sleep(_PAUSE)  # another was faster, or the one before has not left yet
     return Claim(path, None)

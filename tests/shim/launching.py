@@ -1,6 +1,9 @@
 """The launcher from the source tree, executed as the installed one is: for tests."""
 
+import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,3 +42,19 @@ def launch(
 def zygotes(run_dir: Path) -> list[int]:
     """The zygotes that were started with this run directory."""
     return [int(lock.read_text()) for lock in run_dir.glob("zygote-*.lock")]
+
+
+def refusals(path: str, pid: int, connections: int) -> int:
+    """How many of so many simultaneous connects `pid` refuses, which cannot accept meanwhile.
+
+    A client that is written in Go does not wait for room in the queue, as these do not.
+    """
+    refused = 0
+    with contextlib.ExitStack() as stack:
+        os.kill(pid, signal.SIGSTOP)
+        stack.callback(os.kill, pid, signal.SIGCONT)
+        for _ in range(connections):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            refused += client.connect_ex(path) != 0
+    return refused

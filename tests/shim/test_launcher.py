@@ -13,7 +13,7 @@ import pytest
 
 from proto.runtime_info_pb2 import RuntimeInfo
 from shim.zygote import WARMER
-from tests.shim.launching import ROOT, launch, zygotes
+from tests.shim.launching import ROOT, launch, refusals, zygotes
 
 
 def run(
@@ -60,6 +60,14 @@ def test_one_zygote_serves_all_also_those_that_come_at_once(run_dir: Path) -> No
     assert run(run_dir, "-info").returncode == 0
     assert zygotes(run_dir) == [pid]
     assert len(list(run_dir.glob("*.sock"))) == 1
+
+
+def test_none_of_many_at_once_is_refused_while_the_zygote_is_busy(run_dir: Path) -> None:
+    run(run_dir, "-info")
+    (pid,) = zygotes(run_dir)
+    (path,) = run_dir.glob("*.sock")
+    assert refusals(str(path), pid, 400) == 0
+    assert run(run_dir, "-info").returncode == 0
 
 
 def test_a_dead_zygote_is_replaced(run_dir: Path) -> None:

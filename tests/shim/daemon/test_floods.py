@@ -1,4 +1,4 @@
-"""Much output of a real container to a slow reader, beside others of the same shim.
+"""Much output of a real container to a slow reader, beside others of the same shim; many clients.
 
 The size is PYWASM_FLOOD megabytes.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from proto import task_v2_pb2 as api
+from tests.shim.launching import refusals
 from tests.shim.task_api import POD, Container, Shim, call
 
 MEGABYTES = int(os.environ.get("PYWASM_FLOOD", "32"))
@@ -104,3 +105,13 @@ async def test_nothing_is_lost_or_hoarded_and_nobody_waits(shim: Shim, target: s
         digest = await asyncio.wait_for(reading, 100)
         assert max(grown) < BOUND
     assert digest == expected(terminal=target == "terminal")
+
+
+async def test_none_of_many_clients_is_refused_while_the_shim_is_busy(shim: Shim) -> None:
+    shim.bundle("many", "/hello.wasm")
+    address = shim.launch("many", "start").stdout.decode()
+    client = await shim.connect("many", address)
+    connect = api.ConnectRequest(id="many")
+    answer = await call(client, "Connect", connect, api.ConnectResponse)
+    assert refusals(address.removeprefix("unix://"), answer.shim_pid, 400) == 0
+    await call(client, "Connect", connect, api.ConnectResponse)
