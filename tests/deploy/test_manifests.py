@@ -170,7 +170,7 @@ def test_the_documents_show_what_install_writes(version: int) -> None:
     runtimes: Document = {"containerd": {"runtimes": {"runc": {}}}}
     plugins = {"io.containerd.grpc.v1.cri": runtimes} if version == 2 else {}
     file = File("", "", {"version": version, "plugins": plugins})
-    shown = block(file, Runtime(options={"SystemdCgroup": True})).splitlines()[1:-1]
+    shown = block(file, Runtime(options={})).splitlines()[1:-1]
     assert RUNTIME_TYPE in "".join(shown)
     assert "\n".join(f"    {line}" for line in shown) in DOCUMENTS["kubernetes.md"]
 
@@ -189,3 +189,17 @@ def test_the_documents_name_what_there_is() -> None:
     assert len(commands) > 10
     for command in commands:
         _parser().parse_args(command)
+
+
+def test_what_is_updated_under_load_waits_before_it_ends() -> None:
+    listening = [
+        template["spec"]
+        for deployment in of_kind("Deployment")
+        for template in pod_templates(deployment["spec"])
+        if any("dev.pywasm.listen" in name for name in template["metadata"]["annotations"])
+    ]
+    assert listening
+    for spec in listening:
+        for container in spec["containers"]:
+            seconds = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+            assert 0 < seconds < spec.get("terminationGracePeriodSeconds", 30)
