@@ -24,7 +24,7 @@ from tests.cri import registry
 from tests.cri.node import Node, pause_image
 from tests.guests.build import build
 from tests.integration import images, keeper
-from tests.integration.containerd import PYWASM
+from tests.integration.containerd import PYWASM, eventually
 from tests.integration.images import File, Link
 
 _PORT = 5000  # the network is the node's own
@@ -93,13 +93,20 @@ class CritestNode(Node):
             path.write_text(json.dumps(network))
 
     def serve(self, made: Mapping[str, images.Image]) -> None:
-        """Have these images pulled by these names, without a host."""
+        """Have these images pulled by these names, without a host; returns when they can be."""
         directory = f"{self.directory}/images"
         for name, image in made.items():
             repository, _, tag = name.rpartition(":")
             registry.add(directory, repository, tag, image.tar)
         command = [sys.executable, "-ISE", registry.__file__, directory, str(_PORT)]
         self._registry = self.spawn([*self._inside(), *command], f"{self.directory}/registry.log")
+        eventually(self._listens)
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            self.connect("127.0.0.1", _PORT).close()
+            return True
+        return False
 
     def processes(self) -> dict[int, str]:
         """Pid and command line of the shims, sandboxes and containers that run now."""

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import tarfile
-from http.server import HTTPServer, SimpleHTTPRequestHandler
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -46,10 +46,14 @@ class _Handler(SimpleHTTPRequestHandler):
         return _MANIFEST if "/manifests/" in str(path) else "application/octet-stream"
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # clients pull images at the same time
+
+
 def main(directory: str, port: str) -> None:
     """Serve a directory on the loopback interface."""
     handler = functools.partial(_Handler, directory=directory)
-    HTTPServer(("127.0.0.1", int(port)), handler).serve_forever()
+    _Server(("127.0.0.1", int(port)), handler).serve_forever()
 
 
 if __name__ == "__main__":
