@@ -9,6 +9,7 @@ too, in the cgroup of whoever forked them, unless the runtime's options name ano
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Final
 
 from shim.guest.placement import systemd_runs
@@ -38,6 +39,12 @@ def enter() -> None:
         cgroup.attach()
     if systemd:
         _enter_scope()
+
+
+def remove() -> None:
+    """Take the one that stays away, when no zygote and no shim is left."""
+    with suppress(OSError):  # of another installation, or not to be had here
+        Cgroup.for_path(PATH).delete(patience=_PATIENCE)  # a zygote may have to end yet
 
 
 def _is_systemds(tree: Hierarchy) -> bool:

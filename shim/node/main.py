@@ -116,7 +116,7 @@ def _wait() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from shim import compiler_cgroup
+    from shim import compiler_cgroup, zygote_cgroup
     from shim.node import registration
     from shim.node.containerd_config import Runtime
 
@@ -139,6 +139,7 @@ def _run(options: argparse.Namespace) -> int:
             for path in _STATE:
                 shutil.rmtree(path, ignore_errors=True)
             compiler_cgroup.remove()
+            zygote_cgroup.remove()
         return 0
     if options.cri_o:
         registration.register_crio(node, options.handler, _say, verify=options.verify)
