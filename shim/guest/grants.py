@@ -43,10 +43,10 @@ def grant(
     Opens the directories inside `root` as the user that the guest runs as. Takes that over, and
     `cwd`, the working directory. Raises OSError naming the directory.
     """
-    preopens: dict[str, Preopen] = {}
+    granted: dict[str, Preopen] = {}
     narrowed = not annotations.rootfs or any(extra.name == "/" for extra in annotations.preopens)
     if annotations.rootfs:
-        preopens["/"] = _preopen("/", open_directory(root, "/"))
+        _put(granted, _preopen("/", open_directory(root, "/")))
     for mount in mounts:
         try:
             fd = open_directory(root, mount.destination)
@@ -56,19 +56,16 @@ def grant(
             # Whoever may rename in a volume has put a symlink in its place since.
             os.close(fd)
             continue
-        preopens[mount.destination] = _preopen(mount.destination, fd)
-    chosen: dict[str, Preopen] = {}
+        _put(granted, _preopen(mount.destination, fd))
     for extra in annotations.preopens:
         try:
             fd = open_directory(root, extra.path)
         except OSError as error:
             name = f"annotations: {PREFIX}preopens: {extra.path}"
             raise OSError(error.errno, os.strerror(error.errno or 0), name) from None
-        chosen[extra.name] = _preopen(extra.name, fd, readonly=extra.readonly)
+        _put(granted, _preopen(extra.name, fd, readonly=extra.readonly))
     os.close(root)
-    for name in preopens.keys() & chosen.keys():
-        os.close(preopens[name].fd)
-    granted = preopens | chosen
+    chosen = {extra.name for extra in annotations.preopens}
     return Grants(
         args=[os.fsencode(argument) for argument in process.args],
         env=[os.fsencode(variable) for variable in process.env],
@@ -77,6 +74,13 @@ def grant(
         listeners=listeners,
         network=annotations.network,
     )
+
+
+def _put(granted: dict[str, Preopen], preopen: Preopen) -> None:
+    """Grant a directory; one that had the name is granted no more."""
+    if preopen.name in granted:
+        os.close(granted[preopen.name].fd)
+    granted[preopen.name] = preopen
 
 
 def _start(

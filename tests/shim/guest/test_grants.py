@@ -151,6 +151,16 @@ async def test_extra_preopens(shim: Shim, engine: str) -> None:
     assert (shim.rootfs / "deep" / "file").exists()
 
 
+async def test_what_is_replaced_is_not_held(shim: Shim) -> None:
+    for name in ("a", "b"):
+        (shim.rootfs / name).mkdir()
+    twice = annotated(preopens="/=/a,x=/a,x=/b")
+    container = await container_of(shim, "x", "/idle.wasm", **twice)
+    await container.start()
+    held = [fd for fd in (await proc(container) / "fd").iterdir() if fd.is_dir()]
+    assert sorted(map(os.readlink, held)) == ["/a", "/b"]
+
+
 async def test_no_root_directory(shim: Shim, engine: str) -> None:
     (shim.rootfs / "only").mkdir()
     spec = annotated(rootfs="off", preopens="/only=/only", engine=engine)
