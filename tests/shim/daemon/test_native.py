@@ -145,6 +145,14 @@ async def execute(
     return outputs
 
 
+async def add(container: Container, exec_id: str, *args: str) -> None:
+    """Add a further program without streams."""
+    document = {"args": list(args), "cwd": "/", "user": {"uid": 0, "gid": 0}}
+    process = AnyMessage(value=json.dumps(document).encode())
+    request = api.ExecProcessRequest(id=container.id, exec_id=exec_id, spec=process)
+    await call(container.client, "Exec", request, Empty)
+
+
 async def exited(container: Container, exec_id: str) -> int:
     """Wait for the end of a further program, and delete it."""
     request = api.WaitRequest(id=container.id, exec_id=exec_id)
@@ -270,10 +278,10 @@ async def test_orphans_are_reaped(shim: Shim) -> None:
     kinds = [{"type": kind} for kind in KINDS if kind != "pid"]
     container = await waiting(shim, "x", "/idle", linux={"namespaces": kinds})
     for number in range(3):
-        outputs = await execute(container, f"e{number}", "/native", "orphan")
+        await add(container, f"e{number}", "/native", "orphan")
+        start = api.StartRequest(id="x", exec_id=f"e{number}")
+        await call(container.client, "Start", start, api.StartResponse)
         assert await exited(container, f"e{number}") == 5
-        for output in outputs:
-            output.close()
     pids = cgroup_of(shim, "x").pids()
     assert len(pids) == 4
     first = (await state(container)).pid
@@ -613,18 +621,11 @@ async def before_execs(shim: Shim, script: str) -> Container:
     return container
 
 
-async def add(container: Container, exec_id: str) -> None:
-    """Add a further program without streams."""
-    process = json.dumps({"args": ["/idle"], "cwd": "/", "user": {"uid": 0, "gid": 0}}).encode()
-    request = api.ExecProcessRequest(id="x", exec_id=exec_id, spec=AnyMessage(value=process))
-    await call(container.client, "Exec", request, Empty)
-
-
 async def test_a_runtime_that_does_not_come_back(shim: Shim) -> None:
     """Its caller does not wait for ever, and the shim has an ear for others all the while."""
     hung = shim.directory / "hung"
     container = await before_execs(shim, f"echo $$ >{hung}; sleep 1000")
-    await add(container, "e")
+    await add(container, "e", "/idle")
     start = api.StartRequest(id="x", exec_id="e")
     with pytest.raises(RpcError) as raised:
         await call(container.client, "Start", start, Empty, timeout=0.5)
@@ -644,7 +645,7 @@ async def test_its_exit_is_the_last_to_be_told(shim: Shim, topics: list[str]) ->
     ready, go = shim.directory / "ready", shim.directory / "go"
     waiting = f"touch {ready}; while [ ! -e {go} ]; do sleep 0.01; done"
     container = await before_execs(shim, waiting)
-    await add(container, "one")
+    await add(container, "one", "/idle")
     start = api.StartRequest(id="x", exec_id="one")
     starting = asyncio.create_task(refused(container.client, "Start", start))
     await until(ready.exists)
@@ -652,7 +653,7 @@ async def test_its_exit_is_the_last_to_be_told(shim: Shim, topics: list[str]) ->
     os.kill(pid, signal.SIGKILL)
     await until(lambda: Path(f"/proc/{pid}").exists() is False)
     assert (await state(container)).status == Status.RUNNING
-    await add(container, "two")
+    await add(container, "two", "/idle")
     code, message = await refused(
         container.client, "Start", api.StartRequest(id="x", exec_id="two")
     )
