@@ -14,6 +14,7 @@ from typing import Final
 
 from shim.guest.placement import systemd_runs
 from shim.linux.cgroups import Cgroup, Hierarchy, hierarchies
+from shim.linux.cgroups.trees import own
 from shim.linux.systemd.manager import Systemd
 from shim.linux.systemd.scope import Scope, scope_properties
 
@@ -31,8 +32,13 @@ def enter() -> None:
 
     Blocks, on cgroup v1 for one grace period of the kernel, for systemd for some milliseconds.
     """
-    systemd = systemd_runs()
-    ours = [tree for tree in hierarchies() if not (systemd and _is_systemds(tree))]
+    systemd, here = systemd_runs(), own()
+    ours = [
+        tree
+        for tree in hierarchies()
+        # The root does not end; and all shims in one would be one of many who want a processor.
+        if here.get(tree.controllers) != "/" and not (systemd and _is_systemds(tree))
+    ]
     if ours:
         cgroup = Cgroup.for_path(PATH, ours)
         cgroup.create()
