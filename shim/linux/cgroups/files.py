@@ -2,6 +2,9 @@
 
 The kernel takes a value in one `write`, and what it has against it belongs into a message that
 names the file and, for whoever wrote the spec, its field.
+
+Of a cgroup that somebody removes between the open and what follows it (systemd does, as soon as its
+last process has ended) the kernel says ENODEV. Here it is ENOENT, as a moment later.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ def write(path: str, value: str) -> None:
     try:
         os.write(fd, value.encode())
     except OSError as e:
+        if e.errno == errno.ENODEV:
+            raise _gone(path) from None
         raise OSError(e.errno, f"write {value!r}: {e.strerror}", path) from None
     finally:
         os.close(fd)
@@ -30,7 +35,12 @@ def write(path: str, value: str) -> None:
 
 def read(path: str) -> str:
     """The content of a file, without the newline at its end. Raises OSError."""
-    return read_small(path).decode().rstrip("\n")
+    try:
+        return read_small(path).decode().rstrip("\n")
+    except OSError as e:
+        if e.errno == errno.ENODEV:
+            raise _gone(path) from None
+        raise
 
 
 class Setting(NamedTuple):
@@ -101,6 +111,10 @@ class Directory:
             data = b""
             while chunk := os.read(fd, _LARGEST):
                 data += chunk
+        except OSError as e:
+            if e.errno == errno.ENODEV:
+                raise _gone(f"{self.path}/{file}") from None
+            raise
         finally:
             os.close(fd)
         return data.decode().rstrip("\n")
@@ -142,6 +156,10 @@ class Directory:
             if last is not None and len(refused) == len(settings):
                 raise last
             settings = refused
+
+
+def _gone(path: str) -> OSError:
+    return OSError(errno.ENOENT, "the cgroup has been removed", path)
 
 
 def refusal(number: int | None, field: str, reason: str | None, path: str | None = None) -> OSError:

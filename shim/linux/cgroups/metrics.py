@@ -19,7 +19,7 @@ Metrics: TypeAlias = "cgroups_v1_pb2.Metrics | cgroups_v2_pb2.Metrics"
 def metrics(cgroup: Cgroup) -> Metrics:
     """Read all there is. What the kernel does not tell is not in the message.
 
-    Raises OSError: ENOENT or ENODEV if the cgroup is gone.
+    Raises OSError: ENOENT if the cgroup is gone.
     """
     path = cgroup.directory("")
     if cgroup.unified and path is not None:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shim.linux.cgroups.files import Directory
+from shim.linux.cgroups import Cgroup
+from shim.linux.cgroups.files import Directory, read, write
 
 
 def test_opened_when_needed(tmp_path: Path) -> None:
@@ -45,3 +48,39 @@ def test_never_through_a_link_nor_made(tmp_path: Path) -> None:
                 directory.set("field", name, "new")
             assert (e.value.errno, e.value.filename) == (number, f"{tmp_path}/{name}")
     assert (tmp_path / "target").read_text() == "old"
+
+
+USES: dict[str, Callable[[str], object]] = {
+    "read": lambda path: read(f"{path}/cgroup.procs"),
+    "write": lambda path: write(f"{path}/cgroup.procs", "0"),
+    "directory": lambda path: Directory(lambda: path).read("cgroup.procs"),
+}
+
+
+@pytest.fixture
+def removed_when_opened(cgroup: Cgroup, monkeypatch: pytest.MonkeyPatch) -> Cgroup:
+    """A cgroup that goes as systemd removes a scope: when somebody has just opened a file."""
+    cgroup.create()
+    really_open = os.open
+
+    def open_and_lose(*arguments: Any, **named: Any) -> int:
+        fd = really_open(*arguments, **named)
+        if "cgroup." in arguments[0]:
+            cgroup.delete()
+        return fd
+
+    monkeypatch.setattr(os, "open", open_and_lose)
+    return cgroup
+
+
+@pytest.mark.parametrize("use", USES)
+def test_gone_since_it_was_opened(removed_when_opened: Cgroup, use: str) -> None:
+    path = removed_when_opened.directory("pids") or removed_when_opened.directory("")
+    assert path is not None
+    with pytest.raises(FileNotFoundError, match="removed"):
+        USES[use](path)
+
+
+def test_killed_when_it_is_gone(removed_when_opened: Cgroup) -> None:
+    removed_when_opened.kill()
+    assert not removed_when_opened.exists()
