@@ -86,10 +86,18 @@ def claim(run_directory: str, invocation: Invocation, group: str, cgroups_path: 
     return Claim(path, None)
 
 
-def release(path: str, *, only_if_dead: bool = False) -> None:
-    """Take the socket's name away; with `only_if_dead`, unless somebody still listens."""
+def release(path: str) -> None:
+    """Take away the name of a socket that this process still listens on.
+
+    Without the lock, for which a loop cannot wait: as long as we listen, nobody takes our place.
+    """
+    _unlink(path)
+
+
+def release_dead(path: str) -> None:
+    """Take a socket's name away, unless somebody listens on it."""
     with _locked(os.path.dirname(path)):
-        if not (only_if_dead and _listening(path)):
+        if not _listening(path):
             _unlink(path)
 
 
@@ -158,6 +166,6 @@ def _listening(path: str) -> bool:
 
 
 def _unlink(path: str) -> None:
-    for name in (path, path + _CGROUP):
+    for name in (path + _CGROUP, path):  # from then on the place is free
         with suppress(FileNotFoundError):
             os.unlink(name)

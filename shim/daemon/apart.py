@@ -17,7 +17,7 @@ async def apart(work: Callable[[], None]) -> None:
             work()
             control.send(theirs, control.Continue())
         except OSError as error:
-            control.send(theirs, control.Failed(control.reason(error), invalid=False))
+            control.send(theirs, control.Failed(control.reason(error), False, error.errno or 0))
         except SpecError as error:
             control.send(theirs, control.Failed(str(error), invalid=True))
 
@@ -30,4 +30,6 @@ async def apart(work: Callable[[], None]) -> None:
         except EOFError:
             raise OSError(f"a child of the shim ended with status {status}") from None
     if isinstance(message, control.Failed):
-        raise SpecError(message.reason) if message.invalid else OSError(message.reason)
+        if message.invalid:
+            raise SpecError(message.reason)
+        raise OSError(message.number, message.reason)

@@ -144,17 +144,25 @@ class Artifacts:
     async def _ended(self, compilation: compiler.Compilation) -> None:
         """Wait for the end, and bring it about when it is time, or if nobody wants it any more."""
         loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-        loop.add_reader(compilation.pidfd, ended.set_result, None)
+        over: asyncio.Future[None] = loop.create_future()
+
+        def end() -> None:
+            timer.cancel()
+            loop.remove_reader(compilation.pidfd)
+            over.set_result(None)
+
+        loop.add_reader(compilation.pidfd, end)
         # Here and not in the compiler, which may be broken, or stopped.
         timer = loop.call_later(compilation.time, compilation.expire)
         try:
-            await ended
+            await asyncio.shield(over)
         except asyncio.CancelledError:
+            over.add_done_callback(lambda _: _discard(compilation))
             compilation.kill()
-            with contextlib.suppress(ModuleError, OSError):
-                os.close(compilation.result())
+            await asyncio.shield(over)
             raise
-        finally:
-            timer.cancel()
-            loop.remove_reader(compilation.pidfd)
+
+
+def _discard(compilation: compiler.Compilation) -> None:
+    with contextlib.suppress(ModuleError, OSError):
+        os.close(compilation.result())

@@ -41,7 +41,7 @@ def clean_up(invocation: Invocation, run_directory: str) -> bytes:
     _remove(invocation.id, bundle, log)
     pod_files.remove(bundle)
     if socket_address := _read(bundle, "address"):
-        address.release(socket_address.removeprefix("unix://"), only_if_dead=True)
+        address.release_dead(socket_address.removeprefix("unix://"))
     try:
         address.sweep(run_directory)  # where one was killed, others may have been
     except OSError as error:

@@ -185,12 +185,22 @@ class Container(Program, ABC):
     def _exec(self, exec_id: str, process: ProcessFile, stdio: Stdio) -> Exec:
         """Return a further program as it is in this kind of container."""
 
-    def pause(self) -> None:
+    async def pause(self) -> None:
         """Stop all programs where they stand. Raises RpcError unless it runs, OSError."""
         if self.status != Status.RUNNING:
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot pause a {self.state()} container")
-        self._cgroup().freeze()
-        self._paused = True
+        cgroup = self._cgroup()
+        self._paused = True  # who kills it from now on lets it go on
+        try:
+            await apart(cgroup.freeze)  # waits for what the kernel does not interrupt
+        except BaseException:
+            self._paused = False
+            with contextlib.suppress(OSError):
+                cgroup.thaw()
+            raise
+        if not self._paused:
+            cgroup.thaw()
+            raise RpcError(Code.FAILED_PRECONDITION, "cannot pause a container that is killed")
 
     def resume(self) -> None:
         """Let them go on. Raises RpcError unless it is paused, OSError."""
@@ -209,10 +219,8 @@ class Container(Program, ABC):
         self._cgroup()
         placement = self._placement
         assert placement is not None
-        if placement.scope is None:
-            placement.update(resources)
-        else:  # to talk to systemd takes as long as systemd takes
-            await apart(lambda: placement.update(resources))
+        # The kernel lets wait who takes memory back, and so does systemd.
+        await apart(lambda: placement.update(resources))
 
     def metrics(self) -> Metrics:
         """Return what it uses, or has left when it ended. Raises OSError."""

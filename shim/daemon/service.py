@@ -310,7 +310,7 @@ class TaskService:
         """Stop a container's processes where they stand."""
         container = self._container(request.id)
         with _named_errors():
-            container.pause()
+            await container.pause()
         self._publisher.publish(events_pb2.TaskPaused(container_id=container.id))
         return Empty()
 

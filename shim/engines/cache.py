@@ -291,7 +291,7 @@ class ArtifactCache:
         name = f"{_DRAFT}{size}-{os.urandom(8).hex()}"
         try:
             # For as long as somebody has it open: who finds it unlocked may remove it.
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.fchown(fd, -1, self._owner)
             self._link(fd, name)
         except OSError:

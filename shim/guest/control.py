@@ -160,11 +160,13 @@ class Started(msgspec.Struct, tag=True, frozen=True):
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """The guest gives up and ends. `reason` is one line that names the culprit.
 
-    `invalid` tells a fault of what was asked (the spec, the image) from one of this machine.
+    `invalid` tells a fault of what was asked (the spec, the image) from one of this machine, of
+    which `number` may be the errno.
     """
 
     reason: str
     invalid: bool
+    number: int = 0
 
 
 class Start(msgspec.Struct, tag=True, frozen=True):

@@ -27,6 +27,7 @@ from proto.mount_pb2 import Mount
 from proto.task_pb2 import Status
 from shim.ttrpc import Client, Code, Context, Method, RpcError, Server
 from tests.guests.build import build
+from tests.shim.blocking import interpreter
 from tests.shim.launching import launch
 
 M = TypeVar("M", bound=Message)
@@ -68,6 +69,7 @@ class Shim:
             shutil.copy(build(name), self.rootfs / f"{name}.wasm")
         self.clients: list[tuple[str, Client]] = []
         self.wrapper: list[str] = []
+        self.python, self._blocking = interpreter(directory)
 
     def bundle(self, id: str, *args: str, **spec: Any) -> Path:
         """Write a bundle; `spec` replaces what is at the top of the default one."""
@@ -91,6 +93,7 @@ class Shim:
             self.env,
             cwd=self.directory / id,
             stdin=stdin,
+            python=self.python,
             wrapper=self.wrapper,
         )
 
@@ -142,6 +145,7 @@ class Shim:
                 except ProcessLookupError:
                     pass
             await asyncio.sleep(0.01)
+        assert not self._blocking.exists(), self._blocking.read_text()
 
 
 @contextlib.asynccontextmanager

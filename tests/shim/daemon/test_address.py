@@ -1,3 +1,4 @@
+import fcntl
 import json
 import multiprocessing
 import os
@@ -102,14 +103,26 @@ def test_one_of_many_simultaneous_starts_gets_the_socket(tmp_path: Path) -> None
     assert sorted(owner for _, owner in found) == [False] * (count - 1) + [True]
 
 
-def test_release_spares_a_socket_in_use(tmp_path: Path) -> None:
+def test_a_socket_in_use_is_not_dead(tmp_path: Path) -> None:
     claim = address.claim(str(tmp_path), invocation(), "pod")
     assert claim.listener is not None
-    address.release(claim.path, only_if_dead=True)
+    address.release_dead(claim.path)
     assert os.path.exists(claim.path)
     claim.listener.close()
-    address.release(claim.path, only_if_dead=True)
+    address.release_dead(claim.path)
     assert not os.path.exists(claim.path)
+
+
+def test_release_waits_for_nobody(tmp_path: Path) -> None:
+    """Whoever has the lock may be stopped, and a shim's loop has others to serve."""
+    claim = address.claim(str(tmp_path), invocation(), "pod", "/a/cgroup")
+    assert claim.listener is not None
+    directory = os.open(tmp_path / "s", os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    address.release(claim.path)
+    assert os.listdir(directory) == []
+    os.close(directory)
+    claim.listener.close()
 
 
 def test_refuses_a_directory_that_others_may_write_to(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from resource import struct_rusage
 from typing import Any
 
 import pytest
@@ -142,6 +143,28 @@ async def test_no_more_than_some_at_a_time(place: Place, engine: Any) -> None:
         each.cancel()
     results = await asyncio.gather(*making, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+async def test_who_gives_up_does_not_stop_the_loop(
+    place: Place, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed compiler is reaped when it has ended; that takes as long as the kernel takes."""
+    engine(sleep)
+    making = asyncio.ensure_future(place.make(1))
+    await until(lambda: len(compilers()) == 1)
+    blocking = []
+    really_wait4 = os.wait4
+
+    def wait4(pid: int, options: int) -> tuple[int, int, struct_rusage]:
+        blocking.append(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None)
+        return really_wait4(pid, options)
+
+    monkeypatch.setattr(os, "wait4", wait4)
+    making.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    assert blocking == [False]
+    assert compilers() == []
 
 
 async def test_an_artifact_out_of_all_proportion_to_its_module(place: Place, engine: Any) -> None:
