@@ -23,7 +23,7 @@ from shim.daemon.invocation import Invocation
 from shim.daemon.joining import join
 from shim.guest.annotations import is_crio
 from shim.guest.placement import Placement
-from shim.launcher import BACKLOG
+from shim.launcher.main import BACKLOG
 from shim.linux.directories import private_directory
 
 _GROUPS: Final = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Collection, Mapping
 from weakref import WeakValueDictionary
 
-from shim import compiler
+from shim.compiler import process as compiler
 from shim.daemon.log import Logger
 from shim.engines import select
 from shim.engines.base import ModuleError

@@ -15,7 +15,6 @@ import time
 from oci.bundle import Outline, read_outline
 from oci.runtime import SpecError
 from proto.task_v2_pb2 import DeleteResponse
-from shim import hooks
 from shim.daemon import address, native, pod_files, pod_record
 from shim.daemon.container import PID_FILE
 from shim.daemon.events import timestamp
@@ -23,6 +22,7 @@ from shim.daemon.invocation import Invocation
 from shim.daemon.log import Logger
 from shim.daemon.process import ProcessError
 from shim.guest.placement import Placement
+from shim.linux import hooks
 from shim.linux.files import read_small
 
 

@@ -33,7 +33,7 @@ from shim.daemon.program import Program
 from shim.daemon.stdio import Stdio
 from shim.guest import annotations, control
 from shim.guest.placement import Placement
-from shim.launcher import FAREWELL
+from shim.launcher.main import FAREWELL
 from shim.linux.cgroups import Cgroup
 from shim.linux.cgroups.metrics import Metrics, metrics
 from shim.linux.files import write_small

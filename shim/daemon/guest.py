@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 
 from oci.bundle import Outline, SpecError
-from shim import hooks
 from shim.daemon import image, undertaker
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.child import Child, GuestError
@@ -15,7 +14,7 @@ from shim.daemon.log import Logger
 from shim.guest import annotations, control
 from shim.guest.entry import Birth, live
 from shim.guest.placement import Placement
-from shim.linux import clone
+from shim.linux import clone, hooks
 from shim.linux.cgroups import Cgroup
 from shim.linux.time_namespace import for_children
 

@@ -7,7 +7,7 @@ import os
 import time
 from typing import Final
 
-from shim.messages import cut
+from shim.linux.messages import cut
 
 _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/@^+")
 

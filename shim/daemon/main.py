@@ -25,10 +25,10 @@ from shim.daemon.sandbox import SandboxService
 from shim.daemon.service import TaskService
 from shim.guest import control
 from shim.guest.annotations import Forbidden
-from shim.launcher import RUN_DIRECTORY
+from shim.launcher.main import RUN_DIRECTORY
 from shim.linux import credentials
 from shim.linux.files import write_small
-from shim.messages import one_line
+from shim.linux.messages import one_line
 from shim.ttrpc import Server
 
 _GRACE = 2.0

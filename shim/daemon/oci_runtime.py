@@ -18,7 +18,7 @@ import msgspec
 from shim.daemon.options import Options
 from shim.daemon.process import ProcessError
 from shim.guest import control
-from shim.launcher import RUN_DIRECTORY
+from shim.launcher.main import RUN_DIRECTORY
 from shim.linux import clone, files
 from shim.linux.reaping import ended
 

@@ -32,7 +32,7 @@ from shim.daemon.log import Logger
 from shim.daemon.pod_spec import has_own_users, pod_spec, sandbox_annotations
 from shim.daemon.service import TaskService
 from shim.guest import control
-from shim.launcher import FAREWELL
+from shim.launcher.main import FAREWELL
 from shim.linux import user_namespace
 from shim.linux.cgroups import Cgroup
 from shim.linux.cgroups.metrics import metrics

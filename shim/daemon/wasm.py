@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from oci.runtime import Hook
 from proto.task_v2_pb2 import CreateTaskRequest
-from shim import hooks
 from shim.daemon.child import GuestError
 from shim.daemon.container import PID_FILE, Container, rootfs_mounts
 from shim.daemon.exec_request import ProcessFile
@@ -13,6 +12,7 @@ from shim.daemon.execution import Exec, GuestExec
 from shim.daemon.guest import Guest
 from shim.daemon.log import Logger
 from shim.daemon.stdio import Stdio
+from shim.linux import hooks
 from shim.linux.files import write_small
 from shim.ttrpc import Code, RpcError
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 
-from shim.messages import one_line, plain
+from shim.linux.messages import one_line, plain
 
 if TYPE_CHECKING:
     from shim.wasi.program import Program

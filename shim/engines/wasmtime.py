@@ -27,7 +27,7 @@ from shim.engines.base import (
 from shim.engines.linking import Signature, check_export, link
 from shim.engines.text import assembled
 from shim.engines.wasmtime_wasi import HostFunction, window
-from shim.messages import one_line
+from shim.linux.messages import one_line
 from shim.wasi import preview1
 from shim.wasi.program import Program
 

@@ -15,7 +15,6 @@ import msgspec
 from oci.bundle import Outline, read_spec
 from oci.linux import Resources
 from oci.runtime import Hook, Mount, Spec, SpecError
-from shim import hooks
 from shim.guest import (
     annotations,
     control,
@@ -27,7 +26,7 @@ from shim.guest import (
     workdir,
 )
 from shim.guest.placement import Placement
-from shim.linux import cgroups, clone, keyring, mounts, proc_mounts, procfs
+from shim.linux import cgroups, clone, hooks, keyring, mounts, proc_mounts, procfs
 from shim.linux.network import bring_up_loopback
 
 _JOINED = {

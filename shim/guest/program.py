@@ -15,15 +15,14 @@ from typing import NamedTuple
 
 from oci.linux import Seccomp
 from oci.runtime import Mount, Process, SpecError
-from shim import hooks
 from shim.engines.base import ModuleError, internal_error
 from shim.engines.cache import ArtifactCache, write_filter
 from shim.guest import control, entrypoint, grants, privileges
 from shim.guest.annotations import Annotations
 from shim.guest.arrival import arrive
 from shim.guest.privileges import Confinement
-from shim.linux import clone, credentials, files, seccomp, signals
-from shim.messages import cut
+from shim.linux import clone, credentials, files, hooks, seccomp, signals
+from shim.linux.messages import cut
 
 _ENDING = (
     signal.SIGHUP,

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
-from shim import messages
+from shim.linux import messages
 from shim.linux.files import read_small
 from shim.linux.libc import LIBC, NUMBERS, describe, fail
 from shim.linux.signals import FAULTS, Handlers, handlers, restore

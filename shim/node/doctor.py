@@ -106,7 +106,7 @@ def _directories() -> Iterator[Finding]:
     from shim.daemon.address import directory
     from shim.daemon.invocation import STATE_DIRECTORY
     from shim.engines.cache import open_directory
-    from shim.launcher import RUN_DIRECTORY
+    from shim.launcher.main import RUN_DIRECTORY
     from shim.linux.directories import private_directory
 
     artifacts = os.path.join(os.environ.get("PYWASM_STATE") or STATE_DIRECTORY, "artifacts")

@@ -116,9 +116,10 @@ def _wait() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from shim import compiler_cgroup, zygote_cgroup
+    from shim.compiler import cgroup as of_compilers
     from shim.node import registration
     from shim.node.containerd_config import Runtime
+    from shim.zygote import cgroup as of_zygote
 
     node = registration.Node(options.config, containerd=options.containerd)
     if options.command == "doctor":
@@ -138,8 +139,8 @@ def _run(options: argparse.Namespace) -> int:
         if options.purge:
             for path in _STATE:
                 shutil.rmtree(path, ignore_errors=True)
-            compiler_cgroup.remove()
-            zygote_cgroup.remove()
+            of_compilers.remove()
+            of_zygote.remove()
         return 0
     if options.cri_o:
         registration.register_crio(node, options.handler, _say, verify=options.verify)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from proto import ttrpc_pb2
-from shim.messages import one_line
+from shim.linux.messages import one_line
 from shim.ttrpc.frames import (
     CLOSED,
     DATA,

@@ -26,14 +26,13 @@ from oci.linux import Resources
 from oci.runtime import SpecError, decode_process
 from proto import task_v2_pb2 as api
 from proto.cgroups_v2_pb2 import Metrics
-from shim import hooks
 from shim.daemon import container, execution, guest, writers
 from shim.daemon.exec_request import ExecRequest
 from shim.daemon.log import Logger
 from shim.daemon.service import TaskService
 from shim.guest import control
 from shim.guest.placement import Placement
-from shim.linux import clone
+from shim.linux import clone, hooks
 from shim.ttrpc import Context, Method, Peer, RpcError
 from tests.fuzz.source import Source, scratch
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from shim.zygote import WARMER
+from shim.zygote.main import WARMER
 from tests.integration import keeper
 from tests.integration.keeper import SHARED
 

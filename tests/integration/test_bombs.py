@@ -26,7 +26,7 @@ from tests.integration import client as api
 from tests.integration import specs
 from tests.integration.conftest import Container, Containers
 from tests.integration.containerd import PYWASM, Containerd, eventually
-from tests.shim.test_compiler import SLOW
+from tests.shim.compiler.test_process import SLOW
 
 MIB = 1 << 20
 PATIENCE = 10.0

@@ -23,7 +23,7 @@ from tests.integration import client as api
 from tests.integration import images, keeper, specs
 from tests.integration.conftest import Containers
 from tests.integration.containerd import PYWASM, Containerd, eventually, parent_of
-from tests.shim.test_compiler import SLOW
+from tests.shim.compiler.test_process import SLOW
 
 PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 STATES = {

@@ -24,7 +24,7 @@ def launch(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run one invocation; `wrapper` is a command that executes it, such as unshare(1)."""
     program = (
-        f"import sys; sys.path.insert(0, {ROOT!r}); from shim.launcher import main; "
+        f"import sys; sys.path.insert(0, {ROOT!r}); from shim.launcher.main import main; "
         f"main(root={ROOT!r}, python={python!r}, build={build!r})"
     )
     interpreter = os.path.realpath(sys.executable)

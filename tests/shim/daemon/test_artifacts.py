@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shim import compiler
+from shim.compiler import process as compiler
 from shim.daemon import artifacts as module
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.log import Logger

@@ -18,9 +18,9 @@ from proto import task_v2_pb2 as api
 from shim.engines import engines
 from shim.ttrpc import RpcError
 from tests.guests.build import build
+from tests.shim.compiler.test_process import SLOW
 from tests.shim.daemon.patience import until
 from tests.shim.task_api import POD, Container, Shim, call, processes
-from tests.shim.test_compiler import SLOW
 
 SANDBOX = {"io.kubernetes.cri.container-type": "sandbox"}
 

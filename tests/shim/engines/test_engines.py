@@ -9,7 +9,7 @@ import pytest
 
 from shim import engines
 from shim.engines.base import Module, ModuleError, check_header
-from shim.messages import one_line
+from shim.linux.messages import one_line
 from tests.guests.assemble import (
     CALL,
     DROP,

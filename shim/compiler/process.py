@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
-from shim import compiler_filter
-from shim.compiler_cgroup import CompilerCgroup
+from shim.compiler.cgroup import CompilerCgroup
+from shim.compiler.filter import confine
 from shim.engines import flaws
 from shim.engines.base import Engine, ModuleError
 from shim.engines.cache import read_artifact, write_artifact
@@ -28,7 +28,7 @@ from shim.engines.limits import limit_memory
 from shim.engines.snapshot import contents
 from shim.engines.text import assembled
 from shim.linux import clone, credentials, files, mounts
-from shim.messages import one_line
+from shim.linux.messages import one_line
 
 _NAMESPACES: Final = (
     clone.CLONE_NEWNS
@@ -268,7 +268,7 @@ def _confine(
     if watch.poll(0):
         raise SystemExit  # it was too late for that
     os.close(shim)
-    compiler_filter.confine()
+    confine()
 
 
 def _compile(

@@ -42,7 +42,7 @@ class Installation(Shim):
             shutil.copytree(Path(ROOT) / package, self.root / package, ignore=caches)
         for name, old, new in (
             ("shim/daemon/main.py", '"pywasm-shim"', f'"pywasm-shim-{build}"'),
-            ("shim/zygote.py", "IDLE = 600.0", "IDLE = 0.2"),
+            ("shim/zygote/main.py", "IDLE = 600.0", "IDLE = 0.2"),
         ):
             source = (self.root / name).read_text()
             assert old in source

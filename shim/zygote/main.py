@@ -20,9 +20,10 @@ import sys
 import threading
 import time
 
-from shim import messages, pages, zygote_cgroup
-from shim.launcher import LISTENER, LOG, shorten
-from shim.linux import callbacks, cgroups, credentials, files, readonly
+from shim import pages
+from shim.launcher.main import LISTENER, LOG, shorten
+from shim.linux import callbacks, cgroups, credentials, files, messages, readonly
+from shim.zygote import cgroup
 
 WARMER = "pywasm-warmer"
 """The command name of the zygote's one lasting child."""
@@ -47,10 +48,10 @@ def main() -> None:
     if sys.argv[1] == "--once":
         _become_shim(sock, f"no zygote: {sys.argv[2]}")
     try:
-        zygote_cgroup.enter()
+        cgroup.enter()
     except OSError:
         messages.report()  # containers run all the same
-    from shim.rehearsal import rehearse
+    from shim.zygote.rehearsal import rehearse
 
     # The kernel reaps for us, and no handler has to interrupt accept().
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

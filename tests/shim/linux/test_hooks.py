@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from oci.runtime import Hook
-from shim import hooks
-from shim.hooks import HookError, State
+from shim.linux import hooks
+from shim.linux.hooks import HookError, State
 
 Run = Callable[..., Awaitable[None]]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from shim import compiler_filter
-from shim.compiler import Compilation, Limits, Refused, start
-from shim.compiler_cgroup import PARENT, remove
+from shim.compiler import process
+from shim.compiler.cgroup import PARENT, remove
+from shim.compiler.process import Compilation, Limits, Refused, start
 from shim.engines import engines
 from shim.engines.base import Engine, ModuleError
 from shim.engines.cache import Artifact, ArtifactCache, key, open_directory, read_artifact
@@ -227,7 +227,7 @@ def test_limit_of_the_artifact() -> None:
 @pytest.fixture
 def unfiltered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a compiler make any system call: what is behind the filter holds without it."""
-    monkeypatch.setattr(compiler_filter, "confine", lambda: None)
+    monkeypatch.setattr(process, "confine", lambda: None)
 
 
 def fork_once(module: bytes) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proto.runtime_info_pb2 import RuntimeInfo
-from shim.zygote import WARMER
+from shim.zygote.main import WARMER
 from tests.shim.launching import ROOT, launch, refusals, zygotes
 
 
@@ -33,11 +33,17 @@ def run_dir(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_imports_nothing_but_built_in_modules() -> None:
-    program = f"import sys; sys.path.insert(0, {ROOT!r}); import shim.launcher; print(*sys.modules)"
+    program = (
+        f"import sys; sys.path.insert(0, {ROOT!r}); import shim.launcher.main; print(*sys.modules)"
+    )
     python = os.path.realpath(sys.executable)
     bare = subprocess.check_output([python, "-ISEc", "import sys; print(*sys.modules)"])
     ours = subprocess.check_output([python, "-ISEc", program])
-    assert set(ours.split()) - set(bare.split()) == {b"shim", b"shim.launcher"}
+    assert set(ours.split()) - set(bare.split()) == {
+        b"shim",
+        b"shim.launcher",
+        b"shim.launcher.main",
+    }
 
 
 def test_version_needs_no_zygote(run_dir: Path) -> None:
@@ -158,9 +164,8 @@ def test_the_warmer_ends_with_its_zygote(run_dir: Path) -> None:
 def short_lived(tmp_path: Path, constants: str) -> str:
     """An interpreter for a zygote with other constants."""
     python = tmp_path / "python"
-    program = (
-        f"import sys; sys.path.insert(0, {ROOT!r}); import shim.zygote as z; {constants}; z.main()"
-    )
+    changed = f"import shim.zygote.main as z; {constants}; z.main()"
+    program = f"import sys; sys.path.insert(0, {ROOT!r}); {changed}"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -c "{program}" "$4"\n')
     python.chmod(0o755)
     return str(python)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from shim.messages import Formatter, one_line, plain, report
+from shim.linux.messages import Formatter, one_line, plain, report
 
 
 @pytest.mark.parametrize(

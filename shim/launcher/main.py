@@ -185,7 +185,7 @@ def _connect(path: bytes) -> "_socket.socket | None":
 def _spawn(
     connection: "_socket.socket", run_directory: bytes, root: str, python: str, arguments: list[str]
 ) -> int:
-    program = f"import sys; sys.path.insert(0, {root!r}); from shim.zygote import main; main()"
+    program = f"import sys; sys.path.insert(0, {root!r}); from shim.zygote.main import main; main()"
     flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC
     path = f"{run_directory.decode()}/{LOG}"
     log = posix.open(path, flags, 0o600)

@@ -1,0 +1,1 @@
+"""The compiler: one process for one module, that may do nothing else."""

@@ -1,0 +1,1 @@
+"""The zygote: one per node, with every library imported; it forks the shims."""
