@@ -1,5 +1,8 @@
 """The launcher: what containerd executes for every `start` and `delete`. Runs in: launcher.
 
+fast.c does what happens in every life of a container, where a C compiler was there to build it, and
+executes this for everything else.
+
 It lives for a few milliseconds, and most of those are the interpreter's own start, so it imports
 nothing but built-in modules (`python -ISE`: no `site`, no `os`), and it is not imported itself:
 `scripts/install-launcher` compiles it to a file that the installed command executes. It hands its
@@ -114,16 +117,7 @@ def _ask(connection: "_socket.socket", request: bytes) -> bytes:
 
 def _zygote(run_directory: bytes, root: str, python: str, build: str) -> "_socket.socket":
     """Connect to the zygote of this build and these namespaces; start it if there is none."""
-    # A hash of small integers is the same in every process of one interpreter: no hash module is
-    # needed.
-    namespaces = hash(tuple(posix.stat(f"/proc/self/ns/{name}").st_ino for name in _NAMESPACES))
-    name = b"%b/zygote-%b-%016x" % (run_directory, build.encode(), namespaces & (1 << 64) - 1)
-    connection = _connect(name + b".sock")
-    if connection is not None:
-        return connection
-    import _socket
-    from fcntl import LOCK_EX, flock
-
+    name = zygote_name(run_directory, build)
     try:
         posix.mkdir(run_directory, 0o700)
     except FileExistsError:
@@ -133,6 +127,12 @@ def _zygote(run_directory: bytes, root: str, python: str, build: str) -> "_socke
         raise PermissionError(
             f"{run_directory.decode()}: not a directory that only its owner may enter"
         )
+    connection = _connect(name + b".sock")
+    if connection is not None:
+        return connection
+    import _socket
+    from fcntl import LOCK_EX, flock
+
     lock = posix.open(name + b".lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
     try:
         flock(lock, LOCK_EX)
@@ -159,6 +159,18 @@ def _zygote(run_directory: bytes, root: str, python: str, build: str) -> "_socke
         return connection
     finally:
         posix.close(lock)
+
+
+def zygote_name(run_directory: bytes, build: str) -> bytes:
+    """The path of a zygote's socket, without its `.sock`: one for each build and set of namespaces.
+
+    The hash is FNV-1a of the namespaces' inode numbers, which fast.c knows, too.
+    """
+    namespaces = 0xCBF29CE484222325
+    for name in _NAMESPACES:
+        namespaces ^= posix.stat(f"/proc/self/ns/{name}").st_ino
+        namespaces = namespaces * 0x100000001B3 & (1 << 64) - 1
+    return b"%b/zygote-%b-%016x" % (run_directory, build.encode(), namespaces)
 
 
 def _serve_once(run_directory: bytes, root: str, python: str, reason: str) -> "_socket.socket":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 INTERPRETER = Path(sys.prefix) / "launcher" / "bin" / "python"
-COMMAND = Path(sys.prefix) / "bin" / "containerd-shim-pywasm-v1"
+COMMAND = Path(sys.prefix) / "launcher" / "containerd-shim-pywasm-v1"
 
 
 def run(program: str, *arguments: bytes) -> subprocess.CompletedProcess[bytes]:
