@@ -9,6 +9,8 @@ compares (`give_back`) and drops the copies that are equal to the file, which is
 Both must not be interrupted by the interpreter, which lives in that memory. So the step itself,
 "make a system call for the pages that are equal", is machine code.
 
+From CPython 3.12 on nothing of this is done: objects can be immortal (`shim.zygote.heap`).
+
 Only pools of CPython's small object allocator take part (Objects/obmalloc.c, 16 KiB each since
 3.10), and of those only such as were in use: their objects live as long as the zygote's modules, so
 no fork ever unmaps one. Where the allocator is another one there are none, and all stays as it is.
@@ -244,6 +246,10 @@ def merge() -> None:
     among it: whether a page was merged shows in the time that writing to it takes, and no guest is
     to find out what another has. Raises OSError (EINVAL: the kernel has no KSM).
     """
-    for start, length in _kept.spans if _kept is not None else ():
+    if _kept is not None:
+        spans = _kept.spans
+    else:  # no guest has mapped anything yet
+        spans = [(start, end - start) for start, end, _ in _mappings("")]
+    for start, length in spans:
         if _madvise(start, length, _MADV_MERGEABLE) < 0:
             fail("madvise", "MADV_MERGEABLE")

@@ -11,7 +11,6 @@ queue, and ends. So does one that nobody asks any more because a newer build has
 
 import contextlib
 import fcntl
-import gc
 import logging
 import os
 import signal
@@ -20,10 +19,9 @@ import sys
 import threading
 import time
 
-from shim import pages
 from shim.launcher.main import LISTENER, LOG, shorten
 from shim.linux import callbacks, cgroups, credentials, files, messages, readonly
-from shim.zygote import cgroup
+from shim.zygote import cgroup, heap
 
 WARMER = "pywasm-warmer"
 """The command name of the zygote's one lasting child."""
@@ -64,13 +62,9 @@ def main() -> None:
         rehearse(os.path.dirname(sys.argv[1]))
     except OSError:
         messages.report()  # it only saves time
-    gc.collect()
-    # Collections in a child then leave the shared pages alone.
-    gc.freeze()
-    pages.close_pools()
     try:
-        pages.keep()
-    except OSError:
+        heap.settle()
+    except (heap.UnknownInterpreterError, OSError):
         messages.report()  # it only saves memory
     _serve(sock, sys.argv[1], _start_warmer())
     os._exit(0)  # not by the interpreter's end, which would drop callbacks
