@@ -48,7 +48,10 @@ class Child(Process):
         *,
         comes_to_others: bool,
     ) -> None:
-        """`owner` as in `Artifacts.owner`; others may be in its PID namespace before it."""
+        """`owner` as in `Artifacts.owner`.
+
+        `comes_to_others`: it goes on as a sibling, in a PID namespace that it was not born in.
+        """
         super().__init__(child)
         self._channel = channel
         self.artifacts = artifacts

@@ -113,15 +113,8 @@ class Creator:
 
 
 def is_native(outline: Outline) -> bool:
-    """Whether a container is native because of its spec alone. Raises SpecError.
-
-    It is, because it says so; and the sandbox of a pod with a user namespace. There a guest's other
-    namespaces are not that one's, and a runtime, which enters it first, could not join them then.
-    """
-    if annotations.read(outline.annotations).handler == "native":
-        return True
-    holds_pod = annotations.is_sandbox(outline.annotations)
-    return holds_pod and any(namespace.type == "user" for namespace in outline.namespaces)
+    """Whether a container says that it is native. Raises SpecError."""
+    return annotations.read(outline.annotations).handler == "native"
 
 
 def _check_rights(outline: Outline) -> None:

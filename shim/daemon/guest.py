@@ -11,7 +11,7 @@ from shim.daemon import image, undertaker
 from shim.daemon.artifacts import Artifacts
 from shim.daemon.child import Child, GuestError
 from shim.daemon.log import Logger
-from shim.guest import annotations, control
+from shim.guest import annotations, control, sandbox
 from shim.guest.entry import Birth, live
 from shim.guest.placement import Placement
 from shim.linux import clone, hooks
@@ -85,7 +85,8 @@ class Guest(Child):
                 raise GuestError(str(error), invalid=True) from error
             raise GuestError(control.reason(error), invalid=False) from error
         joins = any(n.type == "pid" and n.path for n in outline.namespaces)
-        super().__init__(child, ours, artifacts, owner, log, comes_to_others=joins)
+        reborn = bool(sandbox.made_inside(outline) & clone.CLONE_NEWPID)
+        super().__init__(child, ours, artifacts, owner, log, comes_to_others=joins or reborn)
         if outline.hooks.before_root:
             self._expected.add(control.Isolated)
         if not annotations.is_sandbox(outline.annotations) and self.annotations.handler != "wasm":
@@ -172,6 +173,7 @@ def _clone(birth: Birth) -> clone.Child:
     for namespace in birth.outline.namespaces:
         if not namespace.path:
             flags |= _NEW.get(namespace.type, 0)
+    flags &= ~sandbox.made_inside(birth.outline)
     offsets = birth.outline.time_offsets
     with contextlib.ExitStack() as stack:
         if flags & clone.CLONE_NEWTIME and offsets:

@@ -78,6 +78,7 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
     spec = read_spec(birth.bundle)
     origin, linux = birth.origin, spec.linux
     holds_pod = annotations.is_sandbox(birth.outline.annotations)
+    inside = sandbox.made_inside(birth.outline)
     if not (spec.process.args or holds_pod):
         raise SpecError("process.args: expected at least one argument")
     proc = procfs.open_proc()
@@ -108,7 +109,7 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
     keyring.new_session_keyring()
     last = last._replace(
         user_namespace=privileges.open_user_namespace(spec),
-        pid_namespace=_join_namespaces(birth.outline, network=origin.annotations.network),
+        pid_namespace=_join_namespaces(birth.outline, inside, network=origin.annotations.network),
     )
 
     prepare, stdio = prepared or _prepared(origin.channel, image, holds_pod=holds_pod)
@@ -130,8 +131,11 @@ def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
     rootfs.enter(root, linux.rootfs_propagation)
     proc_mounts.seal(proc)
 
-    privileges.apply_names(spec, proc)
     privileges.apply(spec.process, linux, proc)
+    if inside:
+        last = sandbox.enter_users(last, inside)
+    privileges.apply_names(spec, proc)
+    privileges.apply_labels(spec.process, proc)
     streams = program.Streams(stdio, prepare.terminal)
     if holds_pod:
         ready = sandbox.become(origin, spec.process, streams, last)
@@ -188,8 +192,11 @@ def _has_network(outline: Outline, proc: int) -> bool:
     return any(not path or not os.path.samestat(os.stat(path), ours) for path in paths)
 
 
-def _join_namespaces(outline: Outline, *, network: bool) -> int | None:
-    """Join those that have a path; returns a descriptor of the PID namespace, for the last step."""
+def _join_namespaces(outline: Outline, later: int, *, network: bool) -> int | None:
+    """Join those that have a path; returns a descriptor of the PID namespace, for the last step.
+
+    `later`: those that are still to be made (CLONE_NEW*).
+    """
     pid_namespace = None
     for namespace in outline.namespaces:
         if namespace.type == "network" and not network:
@@ -200,7 +207,7 @@ def _join_namespaces(outline: Outline, *, network: bool) -> int | None:
             fd = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
             clone.setns(fd, _JOINED[namespace.type])
             os.close(fd)
-        elif namespace.type == "network":
+        elif namespace.type == "network" and not later & clone.CLONE_NEWNET:
             bring_up_loopback()
     if not network:
         clone.unshare(clone.CLONE_NEWNET)

@@ -80,6 +80,7 @@ def _join(birth: Birth) -> program.Ready:
     user, pid = _enter_namespaces(birth.init, proc)
     last = last._replace(user_namespace=user, pid_namespace=pid)
     privileges.apply(process, spec.linux, proc)
+    privileges.apply_labels(process, proc)
     identity = privileges.identity(process, spec.linux)
     outlook = program.Outlook(rootfs.open_root("/"), proc, identity)
     workdir.enter(process, outlook.root, identity)

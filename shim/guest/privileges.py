@@ -1,7 +1,7 @@
 """What a guest's process may do, and what it still has when its module is loaded. Runs in: guest.
 
-In three steps: `check` while the host is still around it, `apply` in its namespaces and its root
-but with all privileges, `drop` for good.
+In steps: `check` while the host is still around it; `apply`, `apply_names` and `apply_labels` in
+its namespaces and its root, but with all privileges; `drop` for good.
 """
 
 import os
@@ -27,11 +27,13 @@ from shim.linux import (
 class Confinement(NamedTuple):
     """What is imposed at the very end: namespaces to enter, and a seccomp filter.
 
-    Descriptors of a user namespace, and of a PID namespace that others are in.
+    Descriptors of a user namespace, and of a PID namespace that others are in. `reborn`: a new PID
+    namespace is there for this process's children, and it goes there, too.
     """
 
     user_namespace: int | None = None
     pid_namespace: int | None = None
+    reborn: bool = False
     filter: bytes = b""
     flags: int = 0
 
@@ -96,7 +98,7 @@ def apply_names(spec: Spec, proc: int) -> None:
 
 
 def apply(process: Process, linux: Linux, proc: int) -> None:
-    """Give this process its limits, priorities and labels.
+    """Give this process its limits and priorities, for which it takes the node's privileges.
 
     `proc` is the host's /proc. Raises OSError, SpecError.
     """
@@ -111,6 +113,10 @@ def apply(process: Process, linux: Linux, proc: int) -> None:
     if linux.personality is not None:
         personality.set_personality(linux.personality)
     limits.set_rlimits(process.rlimits)
+
+
+def apply_labels(process: Process, proc: int) -> None:
+    """Give this process its labels, under which it may not do all that comes before. As `apply`."""
     if process.apparmor_profile:
         security_labels.apply_apparmor(process.apparmor_profile, proc)
     if process.selinux_label:
@@ -120,7 +126,7 @@ def apply(process: Process, linux: Linux, proc: int) -> None:
 def drop(process: Process, last: Confinement, arrive: Callable[[], None]) -> list[str]:
     """Become the user, with the capabilities and under the filter of the spec.
 
-    `arrive` makes this process one of the PID namespace that it has entered for its children.
+    `arrive` makes this process one of the PID namespace that is there for its children.
     Returns the capabilities that could not be granted. Raises OSError, and what `arrive` does.
     """
     if last.user_namespace is not None:
@@ -130,7 +136,7 @@ def drop(process: Process, last: Confinement, arrive: Callable[[], None]) -> lis
         # It takes a privilege that is about to go. Otherwise it comes last, as under runc.
         seccomp.install(last.filter, last.flags)
     missing = credentials.become(process)
-    if last.pid_namespace is not None:
+    if last.pid_namespace is not None or last.reborn:
         arrive()
     # The kernel forgets it when credentials change.
     credentials.set_pdeathsig(signal.SIGKILL)

@@ -5,23 +5,35 @@ nothing: the pod's other containers join its namespaces. Here nothing of that im
 executed. The guest becomes a program of some hundred bytes, in a root that has nothing else, so
 that it costs a pod a few pages. Where a pod shares its PID namespace, it is the init that reaps
 orphans. SIGTERM and SIGINT end it with status 0, as they end the usual image's program.
-"""
 
-from __future__ import annotations
+Where the pod has a user namespace, its other namespaces have to belong to that: an OCI runtime
+enters it first, and then joins them and mounts their filesystems with the rights of its root. So
+they are made in there, when all is done that takes the node's root.
+"""
 
 import os
 import signal
 import struct
 from typing import Final
 
+from oci.bundle import Outline
 from oci.linux import Linux
 from oci.runtime import Process
-from shim.guest import control, program
+from shim.guest import annotations, control, program
 from shim.guest.privileges import Confinement
-from shim.linux import mounts, security_labels, signals
+from shim.linux import clone, credentials, mounts, security_labels, signals, user_namespace
+from shim.linux.network import bring_up_loopback
 
 _NAME: Final = "pywasm-sandbox"
 _TMPFS: Final = "mode=755,size=64k,nr_inodes=4"
+
+_JOINED: Final = {
+    "ipc": clone.CLONE_NEWIPC,
+    "network": clone.CLONE_NEWNET,
+    "pid": clone.CLONE_NEWPID,
+    "uts": clone.CLONE_NEWUTS,
+}
+"""What the other containers of a pod join."""
 
 _WAITED_FOR: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 """Blocked, which also keeps the kernel from ignoring them for an init."""
@@ -54,6 +66,35 @@ _BASE: Final = 0x400000
 _EHDR, _PHDR = 64, 56
 _ET_EXEC, _PT_LOAD, _PT_GNU_STACK = 2, 1, 0x6474E551
 _EXECUTABLE, _WRITABLE, _READABLE = 1, 2, 4
+
+
+def made_inside(outline: Outline) -> int:
+    """Return the namespaces (CLONE_NEW*) that a guest makes itself, in its user namespace."""
+    if not annotations.is_sandbox(outline.annotations):
+        return 0
+    if all(namespace.type != "user" for namespace in outline.namespaces):
+        return 0
+    flags = 0
+    for namespace in outline.namespaces:
+        if not namespace.path:
+            flags |= _JOINED.get(namespace.type, 0)
+    return flags
+
+
+def enter_users(last: Confinement, inside: int) -> Confinement:
+    """Enter the user namespace, as its root, and make namespaces there; returns what is left to do.
+
+    Raises OSError.
+    """
+    assert last.user_namespace is not None
+    user_namespace.enter(last.user_namespace)
+    os.close(last.user_namespace)
+    # To whom the sysctls of an IPC namespace belong.
+    credentials.set_user(0, 0, keep_capabilities=True)
+    clone.unshare(inside)
+    if inside & clone.CLONE_NEWNET:
+        bring_up_loopback()
+    return last._replace(user_namespace=None, reborn=bool(inside & clone.CLONE_NEWPID))
 
 
 def build(rootfs: str, linux: Linux) -> int:

@@ -24,16 +24,13 @@ from tests.cri import registry
 from tests.cri.node import Node, pause_image
 from tests.guests.build import build
 from tests.integration import images, keeper
-from tests.integration.containerd import PYWASM, eventually
+from tests.integration.containerd import eventually
 from tests.integration.images import File, Link
 
 _PORT = 5000  # the network is the node's own
-# containerd 2 starts no user namespace for a runtime with a table of options that is not runc's.
 _CONFIG = """\
 [plugins."io.containerd.grpc.v1.cri".registry]
   config_path = "{directory}/registry"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pywasm-plain]
-  runtime_type = "{pywasm}"
 """
 _HOST = """\
 [host."http://127.0.0.1:{port}"]
@@ -69,10 +66,6 @@ class CritestNode(Node):
 
     _registry = 0
 
-    def __init__(self, bin_dir: str | None = None) -> None:
-        super().__init__(bin_dir)
-        os.chmod(self.directory, 0o711)  # the root of a user namespace has to get to its rootfs
-
     def __enter__(self) -> CritestNode:
         return self
 
@@ -81,7 +74,7 @@ class CritestNode(Node):
         hosts = Path(f"{self.directory}/registry/_default")
         hosts.mkdir(parents=True, exist_ok=True)
         (hosts / "hosts.toml").write_text(_HOST.format(port=_PORT))
-        ours = _CONFIG.format(directory=self.directory, pywasm=PYWASM)
+        ours = _CONFIG.format(directory=self.directory)
         return super().configuration() + ours
 
     def _make_network(self) -> None:

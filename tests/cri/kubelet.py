@@ -28,6 +28,11 @@ from tests.integration.containerd import TIMEOUT, eventually
 
 RUNNING, EXITED = cri.CONTAINER_RUNNING, cri.CONTAINER_EXITED
 POD, CONTAINER, NODE = cri.POD, cri.CONTAINER, cri.NODE  # whose a namespace is
+FIRST_ID = 1 << 20
+"""The host's id of root in a pod with users of its own."""
+
+_IDS = cri.IDMapping(host_id=FIRST_ID, container_id=0, length=1 << 16)
+_OWN_USERS = cri.UserNamespace(mode=cri.NamespaceMode.Name(cri.POD), uids=[_IDS], gids=[_IDS])
 
 
 class Kubelet(Client):
@@ -69,12 +74,15 @@ class Kubelet(Client):
         pid: int = CONTAINER,
         ipc: int = POD,
         privileged: bool = False,
+        own_users: bool = False,
         cgroup: str = "",
         sysctls: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Pod:
         """Run a pod with a runtime handler; its cgroup is `cgroup` below that of this containerd.
+
+        `own_users`: with a user namespace, as a pod with `hostUsers: false` gets it.
 
         Raises:
             grpc.RpcError: it did not start.
@@ -95,6 +103,7 @@ class Kubelet(Client):
                         network=cri.NamespaceMode.Name(network),
                         pid=cri.NamespaceMode.Name(pid),
                         ipc=cri.NamespaceMode.Name(ipc),
+                        userns_options=_OWN_USERS if own_users else None,
                     ),
                 ),
             ),

@@ -31,6 +31,7 @@ _CNI_DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin")
 _CLONE_NEWNET = 0x40000000
 _CAP_SYS_RESOURCE = 24
 
+# pywasm-plain: with options that are not runc's, containerd 2 makes no user namespace.
 _CRI = """\
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
@@ -55,6 +56,9 @@ _CRI = """\
       container_annotations = ["dev.pywasm.*"]
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pywasm.options]
         ConfigPath = "{directory}/pywasm.toml"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pywasm-plain]
+      runtime_type = "{pywasm}"
+      pod_annotations = ["dev.pywasm.*", "dev.pywasm.*/*"]
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pywasm-shim]
       runtime_type = "{pywasm}"
       sandboxer = "shim"
@@ -78,6 +82,7 @@ class Node(Containerd):
 
     def __init__(self, bin_dir: str | None = None, *, debug: bool = False) -> None:
         super().__init__(bin_dir, debug=debug, namespace="k8s.io")  # the one the CRI plugin uses
+        os.chmod(self.directory, 0o711)  # the root of a user namespace has to get to its rootfs
 
     def start(self, *, events_at: str = "") -> None:
         """Start containerd, and the network if there is none. Raises as Containerd's."""

@@ -813,14 +813,15 @@ async def test_a_shared_pid_namespace(shim: Shim) -> None:
 
 
 async def test_a_pod_with_a_user_namespace(shim: Shim) -> None:
-    """All its namespaces are that one's, so that a runtime can join them after it."""
+    """All its namespaces are that one's, so that a runtime can join and mount them after it."""
     ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
     maps = {"uidMappings": ids, "gidMappings": ids}
     new = [{"type": kind} for kind in (*KINDS, "user")]
     holds = POD | {"io.kubernetes.cri.container-type": "sandbox"}
-    holder = await waiting(
+    holder = await create(
         shim, "pause", "/idle", annotations=holds, linux={"namespaces": new, **maps}
     )
+    await holder.start()
     first = (await state(holder)).pid
     users = os.stat(f"/proc/{first}/ns/user").st_ino
     shared = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid", "user": "user"}
@@ -831,7 +832,9 @@ async def test_a_pod_with_a_user_namespace(shim: Shim) -> None:
             os.close(fd)
     joined = [{"type": kind, "path": f"/proc/{first}/ns/{n}"} for kind, n in shared.items()]
     linux = {"namespaces": [{"type": "mount"}, *joined], **maps}
-    sidecar = await waiting(shim, "native", "/idle", annotations=POD, linux=linux)
+    kernels = {"proc": "/proc", "tmpfs": "/dev", "mqueue": "/dev/mqueue"}
+    mounts = [{"type": kind, "source": kind, "destination": d} for kind, d in kernels.items()]
+    sidecar = await waiting(shim, "native", "/idle", annotations=POD, linux=linux, mounts=mounts)
     module = await waiting(shim, "module", "/idle.wasm", annotations=POD, linux=linux)
     for other in (sidecar, module):
         pid = (await state(other)).pid

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -290,13 +291,25 @@ def netns_of_users(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_pod_with_users_of_its_own(pod: Pod, netns_of_users: Path) -> None:
-    pid = await pod.run(with_users_of_its_own(), str(netns_of_users))
+    config = with_users_of_its_own()
+    config.linux.sysctls["net.ipv4.ip_default_ttl"] = "33"
+    config.linux.sysctls["kernel.shm_rmid_forced"] = "1"
+    pid = await pod.run(config, str(netns_of_users))
     assert namespace(pid, "net") == f"net:[{netns_of_users.stat().st_ino}]"
     assert Path(f"/proc/{pid}/uid_map").read_text().split() == ["0", "200000", "65536"]
-    network = user_namespace.of_namespace(f"/proc/{pid}/ns/net")
-    assert os.fstat(network).st_ino == os.stat(f"/proc/{pid}/ns/user").st_ino
-    os.close(network)
-    assert "Uid:\t265535" in Path(f"/proc/{pid}/status").read_text()
+    for kind in KINDS:  # or no OCI runtime could mount what belongs to them
+        owner = user_namespace.of_namespace(f"/proc/{pid}/ns/{kind}")
+        assert os.fstat(owner).st_ino == os.stat(f"/proc/{pid}/ns/user").st_ino, kind
+        os.close(owner)
+    assert inside(pid, "hostname") == "the-pod\n"
+    assert inside(pid, "cat", "/proc/sys/net/ipv4/ip_default_ttl") == "33\n"
+    assert inside(pid, "cat", "/proc/sys/kernel/shm_rmid_forced") == "1\n"
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert "Uid:\t265535\t265535" in status
+    assert "CapEff:\t0000000000000000" in status
+    assert re.search(rf"^NSpid:\t{pid}\t1$", status, re.MULTILINE)
+    await pod.stop()
+    assert dead(pid)
 
 
 async def test_users_of_its_own_in_the_network_of_the_host(pod: Pod) -> None:
