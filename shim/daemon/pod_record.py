@@ -1,9 +1,8 @@
-"""What is needed to clean up behind the containers of a pod that the shim holds, should it die.
+"""What is needed to clean up behind the containers of a pod, should its shim die. Runs in: shim.
 
-Runs in: shim.
-
-For such a pod containerd executes `delete` once, for the sandbox, while it removes the bundles of
-the containers. So the sandbox's bundle has hard links to what `delete` wants to know of each.
+Where containerd has connected a container to its pod's shim by itself (by the Sandbox API, and
+since 2.3 otherwise, too), it executes `delete` once, for the sandbox, while it removes the bundles
+of the containers. So the sandbox's bundle has hard links to what `delete` wants to know of each.
 """
 
 import os
@@ -15,8 +14,18 @@ from typing import Final
 from oci.bundle import CONFIG
 from shim.daemon.container import PID_FILE
 from shim.daemon.native import MARK
+from shim.linux.files import read_small
 
 _DIRECTORY: Final = "containers"
+_SANDBOX: Final = "sandbox"
+
+
+def sandbox_of(bundle: str) -> str:
+    """Return the id of the sandbox to whose shim containerd has connected a container, or ""."""
+    try:
+        return read_small(os.path.join(bundle, _SANDBOX)).decode()
+    except FileNotFoundError:  # it has executed `start`, and will execute `delete`
+        return ""
 
 
 def remember(sandbox: str, id: str, bundle: str) -> None:

@@ -60,6 +60,8 @@ class TaskService:
         self._creator = Creator(namespace, artifacts, runtime, forbidden, log)
         self._containers: dict[str, Container] = {}
         self._creating: set[str] = set()
+        self._remembered: dict[str, str] = {}
+        """Containers that have no `delete` of their own, and the bundle of the sandbox that has."""
         self._early = early
         self.joining = Joining(self._leave)
         """Who is still to come."""
@@ -393,15 +395,21 @@ class TaskService:
             self._forget(container)
 
     def _remember(self, container: Container) -> None:
-        if self.sandbox:
-            try:
-                pod_record.remember(self.sandbox, container.id, container.bundle)
-            except OSError as error:
-                self._log.warning("cannot be cleaned up after", task=container.id, error=error)
+        sandbox = self.sandbox
+        if not sandbox and len(self._containers) > 1:
+            holder = self._containers.get(pod_record.sandbox_of(container.bundle))
+            sandbox = holder.bundle if holder else ""
+        if not sandbox:
+            return
+        self._remembered[container.id] = sandbox
+        try:
+            pod_record.remember(sandbox, container.id, container.bundle)
+        except OSError as error:
+            self._log.warning("cannot be cleaned up after", task=container.id, error=error)
 
     def _forget(self, container: Container) -> None:
-        if self.sandbox:
-            pod_record.forget(self.sandbox, container.id)
+        if sandbox := self._remembered.pop(container.id, ""):
+            pod_record.forget(sandbox, container.id)
 
     def _leave(self) -> None:
         """End, if that was asked for and is possible now."""

@@ -21,7 +21,7 @@ from proto import task_v2_pb2 as api
 from proto.events_service_pb2 import ForwardRequest
 from proto.task_pb2 import Status
 from shim.guest.placement import Placement
-from shim.linux import user_namespace
+from shim.linux import mounts, user_namespace
 from shim.linux.cgroups import Cgroup
 from shim.linux.cgroups.files import read
 from shim.ttrpc import Code, Context, Method, RpcError, Server
@@ -798,6 +798,29 @@ async def test_a_pod_of_both_kinds(shim: Shim) -> None:
         assert left(shim, container.id) == []
 
 
+async def test_the_shim_of_a_pod_is_killed(shim: Shim) -> None:
+    """Since 2.3 containerd connects others of a pod to it by itself, without a `delete` each."""
+    holder = await waiting(shim, "pause", "/idle.wasm", annotations=POD)
+    for id, program in (("native", "/idle"), ("module", "/idle.wasm"), ("gone", "/idle")):
+        bundle = shim.bundle(id, **spec(program, annotations=POD))
+        (bundle / "sandbox").write_text("pause")
+        container = await Container.create(shim, id, holder.client)
+        await container.start()
+    await container.kill()
+    await container.ended()
+    assert set(os.listdir(shim.directory / "pause" / "containers")) == {"native", "module"}
+    request = api.ConnectRequest(id="pause")
+    connected = await call(holder.client, "Connect", request, api.ConnectResponse)
+    os.kill(connected.shim_pid, signal.SIGKILL)
+    await until(lambda: not os.path.exists(f"/proc/{connected.shim_pid}"))
+    assert shim.launch("pause", "delete").returncode == 0
+    for id in ("native", "module"):
+        assert not cgroup_of(shim, id).exists()  # nor anybody in it
+        assert not list((shim.directory / "run" / "runc").glob(f"*/{id}"))
+    # As containerd does it when it removes a bundle.
+    mounts.umount_all(str(shim.directory / "native" / "rootfs"))
+
+
 async def test_a_shared_pid_namespace(shim: Shim) -> None:
     holder = await waiting(shim, "pause", "/idle.wasm", annotations=POD)
     first = (await state(holder)).pid
@@ -833,8 +856,8 @@ async def test_a_pod_with_a_user_namespace(shim: Shim) -> None:
     joined = [{"type": kind, "path": f"/proc/{first}/ns/{n}"} for kind, n in shared.items()]
     linux = {"namespaces": [{"type": "mount"}, *joined], **maps}
     kernels = {"proc": "/proc", "tmpfs": "/dev", "mqueue": "/dev/mqueue"}
-    mounts = [{"type": kind, "source": kind, "destination": d} for kind, d in kernels.items()]
-    sidecar = await waiting(shim, "native", "/idle", annotations=POD, linux=linux, mounts=mounts)
+    mounted = [{"type": kind, "source": kind, "destination": d} for kind, d in kernels.items()]
+    sidecar = await waiting(shim, "native", "/idle", annotations=POD, linux=linux, mounts=mounted)
     module = await waiting(shim, "module", "/idle.wasm", annotations=POD, linux=linux)
     for other in (sidecar, module):
         pid = (await state(other)).pid
