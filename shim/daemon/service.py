@@ -205,11 +205,11 @@ class TaskService:
             program.on_exit(lambda: self._exited(program))
         else:
             self._publisher.publish(events_pb2.TaskStart(container_id=request.id, pid=program.pid))
-        self._rest_later()
+        self.rest_later()
         return api.StartResponse(pid=program.pid)
 
-    def _rest_later(self) -> None:
-        """Give memory back when the work of a start is over."""
+    def rest_later(self) -> None:
+        """Give memory back when the work of this moment is over."""
         if self._rest is not None:
             self._rest.cancel()
         self._rest = asyncio.get_running_loop().call_later(pages.REST, pages.give_back)

@@ -89,7 +89,9 @@ def test_the_life_of_its_containers(kubelet: Kubelet) -> None:
         assert container.status().exit_code == 137
         container.remove()
     assert pod.ready()
-    assert pod.stats().linux.memory.usage_bytes.value > 0
+    stats = pod.stats().linux
+    assert stats.memory.usage_bytes.value > 0
+    assert stats.network.default_interface.name == "eth0"
 
 
 def test_it_is_stopped_with_its_containers(kubelet: Kubelet) -> None:

@@ -29,7 +29,9 @@ from proto.task_v2_pb2 import DeleteResponse
 from shim.linux import user_namespace
 from shim.linux.cgroups import Cgroup
 from shim.ttrpc import Code, RpcError
+from tests.shim.daemon.patience import until
 from tests.shim.task_api import Container, Shim, call, processes
+from tests.shim.test_pages import copies
 
 M = TypeVar("M", bound=Message)
 
@@ -99,6 +101,10 @@ class Pod:
     async def wait(self) -> api.WaitSandboxResponse:
         request = api.WaitSandboxRequest(sandbox_id=self.id)
         return await self.call("WaitSandbox", request, api.WaitSandboxResponse)
+
+    async def shim_pid(self) -> int:
+        request = tasks.ConnectRequest(id=self.id)
+        return (await call(self.client, "Connect", request, tasks.ConnectResponse)).shim_pid
 
     async def shut_down(self) -> None:
         request = api.ShutdownSandboxRequest(sandbox_id=self.id)
@@ -208,6 +214,17 @@ async def test_a_life(pod: Pod) -> None:
 
     await pod.shut_down()
     await pod.ended()
+
+
+async def test_at_rest_its_shim_gives_memory_back(pod: Pod) -> None:
+    """Also when the pod has completed, after which it may stay for long."""
+    await pod.run()
+    shim_pid = await pod.shim_pid()
+    begun = copies(shim_pid)
+    await until(lambda: copies(shim_pid) < begun)
+    await pod.stop()
+    stopped = copies(shim_pid)
+    await until(lambda: copies(shim_pid) < stopped)
 
 
 async def test_namespaces_of_a_pod(pod: Pod) -> None:
@@ -586,9 +603,7 @@ async def test_the_shim_is_killed(pod: Pod) -> None:
     config = PodSandboxConfig()
     config.linux.cgroup_parent = GROUP
     pid = await pod.run(config)
-    request = tasks.ConnectRequest(id=pod.id)
-    shim_pid = (await call(pod.client, "Connect", request, tasks.ConnectResponse)).shim_pid
-    os.kill(shim_pid, signal.SIGKILL)
+    os.kill(await pod.shim_pid(), signal.SIGKILL)
     await pod.ended()
     done = pod.shim.launch(pod.id, "delete")
     assert DeleteResponse.FromString(done.stdout).pid == pid
