@@ -191,6 +191,7 @@ class Pod:
     ) -> Container:
         """Create a container. A mount is `(host's path, path, whether it is read-only)`.
 
+        In a pod with users of its own a mount shows them the host's ids, as a kubelet's volumes do.
         With `target` it is in the PID namespace of another one. `security` is what else is in its
         security context.
 
@@ -211,7 +212,16 @@ class Pod:
             command=command,
             working_dir=cwd,
             envs=[cri.KeyValue(key=k, value=v.encode()) for k, v in (env or {}).items()],
-            mounts=[cri.Mount(host_path=h, container_path=c, readonly=r) for h, c, r in mounts],
+            mounts=[
+                cri.Mount(
+                    host_path=there,
+                    container_path=here,
+                    readonly=readonly,
+                    uidMappings=context.namespace_options.userns_options.uids,
+                    gidMappings=context.namespace_options.userns_options.gids,
+                )
+                for there, here, readonly in mounts
+            ],
             annotations=annotations,
             log_path=f"c{number}.log",
             stdin=stdin,

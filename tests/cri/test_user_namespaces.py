@@ -16,6 +16,8 @@ from tests.cri.node import Node
 SANDBOXERS = ("pywasm-plain", "pywasm-shim")
 """Handlers with a sandbox container, and with the Sandbox API."""
 
+KINDS = [("runc", ""), *((handler, suffix) for handler in SANDBOXERS for suffix in ("", ".wasm"))]
+
 SHARED = ("ipc", "net", "user", "uts")
 
 
@@ -72,3 +74,17 @@ def test_processes_in_one_namespace(kubelet: Kubelet, handler: str) -> None:
     programs = ("/idle", "/idle") if handler == "runc" else ("/idle", "/idle.wasm")
     pids = [pod.run(IMAGE, program).pid for program in programs]
     assert len({os.readlink(f"/proc/{pid}/ns/pid") for pid in (*pids, pod.pid)}) == 1
+
+
+@pytest.mark.parametrize(("handler", "suffix"), KINDS)
+def test_a_volume(kubelet: Kubelet, tmp_path: Path, handler: str, suffix: str) -> None:
+    """What is root's on the node is root's in the pod, and the other way round."""
+    (tmp_path / "given").write_text("given\n")
+    (tmp_path / "given").chmod(0o600)
+    pod = kubelet.run_pod(handler, own_users=True)
+    volume = [(str(tmp_path), "/volume", False)]
+    command = [f"/mounted{suffix}", "/volume/given", "/volume/made"]
+    assert pod.run(IMAGE, *command, mounts=volume).finish() == "given\n"
+    made = tmp_path / "made"
+    assert made.read_text() == "done\n"
+    assert (made.stat().st_uid, made.stat().st_gid) == (0, 0)
