@@ -4,8 +4,10 @@ Runs in: shim.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
+import sys
 from collections.abc import Sequence
 
 from oci.bundle import CONFIG, Outline, read_outline
@@ -27,11 +29,12 @@ from shim.guest import control
 from shim.guest.annotations import Forbidden
 from shim.launcher.main import RUN_DIRECTORY
 from shim.linux import credentials
-from shim.linux.files import write_small
+from shim.linux.files import read_small, write_small
 from shim.linux.messages import one_line
 from shim.ttrpc import Server
 
 _GRACE = 2.0
+_HIGHEST_OOM_SCORE = 1000
 
 
 def handle(connection: socket.socket, warning: str = "") -> None:
@@ -94,11 +97,13 @@ def _start(
             options.join_shim_cgroup(runtime.shim_cgroup)
         if settings.merge_pages:
             pages.merge()
+        oom_score = _oom_score(connection)
         _announce(connection, invocation, claim.address)
     except OSError:
         address.release(claim.path)
         raise
-    _raise_oom_score()  # before the guest inherits it
+    with contextlib.suppress(PermissionError):  # lower than the zygote's, without CAP_SYS_RESOURCE
+        write_small("/proc/self/oom_score_adj", b"%d" % oom_score)  # before the guest inherits it
     early = None
     try:
         # At once: what a guest can do alone takes it as long as containerd takes to ask for it.
@@ -151,9 +156,11 @@ async def serve(
     log.debug("shim ends")
 
 
-def _raise_oom_score() -> None:
-    """Let the kernel choose a shim before it chooses containerd, whose score we inherited."""
-    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
-    score = int(os.pread(fd, 16, 0))
-    os.pwrite(fd, b"%d" % min(score + 1, 1000), 0)
-    os.close(fd)
+def _oom_score(connection: socket.socket) -> int:
+    """Return the score with which the kernel chooses this shim before it chooses containerd.
+
+    containerd's the launcher has inherited; the zygote, ours, has that of whoever asked first.
+    """
+    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # pid, uid, gid
+    launcher = int.from_bytes(peer[:4], sys.byteorder)
+    return min(int(read_small(f"/proc/{launcher}/oom_score_adj")) + 1, _HIGHEST_OOM_SCORE)

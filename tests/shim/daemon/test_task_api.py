@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import uuid
 from collections.abc import AsyncIterator
@@ -16,7 +17,8 @@ from proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from proto.task_pb2 import Status
 from shim.engines import engines
 from shim.guest.placement import Placement
-from shim.ttrpc import Code
+from shim.ttrpc import Code, RpcError
+from tests.guests.build import build
 from tests.shim.launching import zygotes
 from tests.shim.task_api import Shim, call, end, refused, status
 
@@ -45,6 +47,35 @@ async def test_a_whole_life(shim: Shim) -> None:
     assert (deleted.exit_status, deleted.pid) == (3, started.pid)
     assert (await refused(client, "State", api.StateRequest(id="x")))[0] == Code.NOT_FOUND
     await end(client, "x")
+
+
+async def test_its_oom_score_is_by_containerds(shim: Shim) -> None:
+    """Not by that of whoever was the first to ask the zygote."""
+    expected = {}
+    for score in (300, 200):
+        shim.wrapper = ["choom", "-n", str(score), "--"]
+        id = f"x{score}"
+        client = await shim.create(id, "/idle.wasm")
+        request = api.ConnectRequest(id=id)
+        connected = await call(client, "Connect", request, api.ConnectResponse)
+        for pid in (connected.shim_pid, connected.task_pid):
+            expected[pid] = f"{score + 1}\n"
+    found = {pid: Path(f"/proc/{pid}/oom_score_adj").read_text() for pid in expected}
+    assert found == expected
+
+
+@pytest.mark.parametrize("program", ["/idle.wasm", "/idle"])
+async def test_an_oom_score_that_the_kernel_refuses(shim: Shim, program: str) -> None:
+    """As runc's own containers: Create fails."""
+    shutil.copy(build("idle", native=True), shim.rootfs / "idle")
+    shim.wrapper = ["setpriv", "--bounding-set", "-sys_resource", "--"]
+    score = int(Path("/proc/self/oom_score_adj").read_text()) - 1
+    process = {"args": [program], "cwd": "/", "oomScoreAdj": score}
+    with pytest.raises(RpcError) as caught:
+        await shim.create("x", program, process=process)
+    assert caught.value.code == Code.UNKNOWN
+    if program.endswith(".wasm"):
+        assert caught.value.message == f"process.oomScoreAdj: write '{score}': Permission denied"
 
 
 async def test_version_3_is_the_same_service(shim: Shim) -> None:
