@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cri.conftest import IMAGE
-from tests.cri.kubelet import FIRST_ID, POD, Kubelet
+from tests.cri.kubelet import FIRST_ID, NODE, POD, Kubelet
 from tests.cri.node import Node
 
 SANDBOXERS = ("pywasm-plain", "pywasm-shim")
@@ -55,9 +55,10 @@ def test_what_is_in_one(kubelet: Kubelet, handler: str) -> None:
         assert Path(f"/proc/{container.pid}/root/etc/hostname").read_text() == "somewhere\n"
 
 
+@pytest.mark.parametrize("network", [POD, NODE], ids=["own network", "the node's"])
 @pytest.mark.parametrize("handler", SANDBOXERS)
-def test_lives_in_one(kubelet: Kubelet, handler: str) -> None:
-    pod = kubelet.run_pod(handler, own_users=True)
+def test_lives_in_one(kubelet: Kubelet, handler: str, network: int) -> None:
+    pod = kubelet.run_pod(handler, own_users=True, network=network)
     for program, other in (("/hello.wasm", "/exit3.wasm"), ("/hello", "/exit3")):
         assert pod.run(IMAGE, program).finish() == "hello from pywasm\n"
         running = pod.run(IMAGE, program.replace("hello", "idle"))
