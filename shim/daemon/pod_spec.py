@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from oci.runtime import SpecError
 from proto.pod_pb2 import IDMapping, NamespaceMode, PodSandboxConfig
 from shim.linux.credentials import may
 from shim.linux.files import read_small
@@ -29,7 +30,7 @@ The second is refused where not all groups are mapped.
 
 
 def pod_spec(id: str, config: PodSandboxConfig, network: str, user: str) -> dict[str, Any]:
-    """Return the document.
+    """Return the document. Raises SpecError.
 
     `network` is the path of the pod's network namespace, and `user` of the user namespace that it
     belongs to; each is empty if there is none yet.
@@ -83,9 +84,18 @@ def pod_spec(id: str, config: PodSandboxConfig, network: str, user: str) -> dict
 
 
 def has_own_users(config: PodSandboxConfig) -> bool:
-    """Tell whether the pod has a user namespace of its own."""
+    """Tell whether the pod has a user namespace of its own. Raises SpecError for another mode."""
     modes = config.linux.security_context.namespace_options
-    return modes.HasField("userns_options") and modes.userns_options.mode == NamespaceMode.POD
+    if not modes.HasField("userns_options"):
+        return False
+    mode = modes.userns_options.mode
+    if mode not in (NamespaceMode.POD, NamespaceMode.NODE):
+        raise SpecError(f"userns_options.mode: expected POD or NODE, got {_name(mode)}")
+    return mode == NamespaceMode.POD
+
+
+def _name(mode: int) -> str:
+    return NamespaceMode.Name(mode) if mode in NamespaceMode.values() else str(mode)
 
 
 def sandbox_annotations(id: str) -> Mapping[str, str]:

@@ -324,7 +324,10 @@ def _pod_config(message: any_pb2.Any) -> PodSandboxConfig | None:
 
 @contextlib.contextmanager
 def _users(request: api.CreateSandboxRequest, config: PodSandboxConfig | None) -> Iterator[str]:
-    """Open the pod's user namespace, if CRI has made one; a path of it. Raises OSError."""
+    """Open the pod's user namespace, if CRI has made one, and yield its path or "".
+
+    Raises OSError, SpecError.
+    """
     if config is None or not has_own_users(config) or not request.netns_path:
         yield ""
         return

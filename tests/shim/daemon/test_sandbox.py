@@ -545,6 +545,8 @@ def with_(**change: Any) -> dict[str, Any]:
 
 SYSCTL = PodSandboxConfig()
 SYSCTL.linux.sysctls["vm.swappiness"] = "1"
+USERS = PodSandboxConfig()
+USERS.linux.security_context.namespace_options.userns_options.mode = NamespaceMode.TARGET
 CRI = "runtime.v1.PodSandboxConfig"
 
 
@@ -559,6 +561,10 @@ CRI = "runtime.v1.PodSandboxConfig"
         (
             with_(options=any_pb2.Any(type_url=CRI, value=SYSCTL.SerializeToString())),
             "linux.sysctl['vm.swappiness']",
+        ),
+        (
+            with_(options=any_pb2.Any(type_url=CRI, value=USERS.SerializeToString())),
+            "userns_options.mode: expected POD or NODE, got TARGET",
         ),
         (with_(netns_path="/nonexistent"), "/nonexistent"),
         (with_(bundle_path="/nonexistent"), "/nonexistent"),
