@@ -129,7 +129,14 @@ def _always(*_: Any, **__: Any) -> bool:
 
 
 def _takes_memory(self: Cgroup, resources: Resources, **_: Any) -> bool:
-    return resources.memory.limit is not None and bool(self.pids())
+    """Whether a limit is lowered for somebody who may have to give memory back."""
+    wanted = resources.memory.limit
+    directory = self.directory("" if self.unified else "memory")
+    if wanted is None or directory is None or not self.pids():
+        return False
+    file = "memory.max" if self.unified else "memory.limit_in_bytes"
+    limit = Path(directory, file).read_text().strip()
+    return limit == "max" or 0 <= wanted < int(limit)
 
 
 def _waits_for_child(kind: Any, whom: int, options: int) -> bool:
