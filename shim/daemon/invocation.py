@@ -1,6 +1,7 @@
 """One execution of the shim's binary by containerd, as the launcher passed it on. Runs in: shim.
 
-The command line is the shim API's: Go's flag syntax (`-id x`, `--id=x`), then the action.
+The command line is the shim API's: Go's flag syntax (`-id x`, `--id=x`), then the action; and
+`features`, which CRI-O asks for as it asks an OCI runtime.
 """
 
 import socket
@@ -92,7 +93,7 @@ class Invocation:
             if attribute := _FLAGS[name]:
                 setattr(self, attribute, value)
         self.bundle = self.bundle or self.cwd
-        if self.info:
+        if self.info or self.action == "features":
             return
         if self.action not in ("start", "delete"):
             raise UsageError(f"unknown action {self.action!r}: expected start or delete")

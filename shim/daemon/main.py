@@ -20,7 +20,7 @@ from shim.daemon.cleanup import clean_up
 from shim.daemon.creation import is_native
 from shim.daemon.events import Publisher
 from shim.daemon.guest import Guest
-from shim.daemon.info import runtime_info
+from shim.daemon.info import features, runtime_info
 from shim.daemon.invocation import Invocation, UsageError
 from shim.daemon.log import Logger
 from shim.daemon.sandbox import SandboxService
@@ -47,6 +47,8 @@ def handle(connection: socket.socket, warning: str = "") -> None:
         run_directory = os.fsdecode(os.environb.get(b"PYWASM_RUN", RUN_DIRECTORY))
         if invocation.info:
             _answer(connection, runtime_info(invocation.stdin))
+        elif invocation.action == "features":
+            _answer(connection, features() + b"\n")
         elif invocation.action == "delete":
             _answer(connection, clean_up(invocation, run_directory))
         else:

@@ -45,7 +45,7 @@ _IOPRIO_WHO_PROCESS: Final = 1
 _IO_CLASS_SHIFT: Final = 13
 _IO_LEVELS: Final = 8
 
-_MEMORY_MODES: Final = {
+MEMORY_MODES: Final = {
     "MPOL_DEFAULT": 0,
     "MPOL_PREFERRED": 1,
     "MPOL_BIND": 2,
@@ -54,7 +54,7 @@ _MEMORY_MODES: Final = {
     "MPOL_PREFERRED_MANY": 5,
     "MPOL_WEIGHTED_INTERLEAVE": 6,
 }
-_MEMORY_FLAGS: Final = {
+MEMORY_FLAGS: Final = {
     "MPOL_F_STATIC_NODES": 1 << 15,
     "MPOL_F_RELATIVE_NODES": 1 << 14,
     "MPOL_F_NUMA_BALANCING": 1 << 13,
@@ -112,9 +112,9 @@ def set_affinity(cpus: str, field: str = "process.execCPUAffinity") -> None:
 def set_memory_policy(policy: MemoryPolicy) -> None:
     """Apply `linux.memoryPolicy`. Raises SpecError naming the field; OSError."""
     where = "linux.memoryPolicy"
-    mode = _number(_MEMORY_MODES, policy.mode, f"{where}.mode")
+    mode = _number(MEMORY_MODES, policy.mode, f"{where}.mode")
     for flag in policy.flags:
-        mode |= _number(_MEMORY_FLAGS, flag, f"{where}.flags")
+        mode |= _number(MEMORY_FLAGS, flag, f"{where}.flags")
     nodes = parse_list(policy.nodes, f"{where}.nodes") if policy.nodes else set()
     mask = sum(1 << node for node in nodes)
     size = (mask.bit_length() // 64 + 1) * 8

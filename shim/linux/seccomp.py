@@ -32,7 +32,7 @@ except OSError:
     _library = None
 
 _ERRNO: Final = 0x00050000
-_ACTIONS: Final = {
+ACTIONS: Final = {
     "SCMP_ACT_KILL": 0x00000000,
     "SCMP_ACT_KILL_THREAD": 0x00000000,
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
@@ -42,9 +42,10 @@ _ACTIONS: Final = {
     "SCMP_ACT_LOG": 0x7FFC0000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
 }
+"""What a rule can do. SCMP_ACT_NOTIFY needs somebody to be notified, who is not there."""
 _WITH_NUMBER: Final = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
 _PERMISSIVE: Final = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE")
-_OPERATORS: Final = {
+OPERATORS: Final = {
     "SCMP_CMP_NE": 1,
     "SCMP_CMP_LT": 2,
     "SCMP_CMP_LE": 3,
@@ -57,11 +58,12 @@ _ARGUMENTS: Final = 6
 _U64: Final = 2**64
 
 _TSYNC: Final = 1
-_FLAGS: Final = {
+FLAGS: Final = {
     "SECCOMP_FILTER_FLAG_TSYNC": _TSYNC,
     "SECCOMP_FILTER_FLAG_LOG": 2,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
 }
+"""All of them since Linux 4.17."""
 _NOTIFYING: Final = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
 _SET_MODE_FILTER: Final = 1
 
@@ -73,6 +75,11 @@ _UNKNOWN: Final = -1  # __NR_SCMP_ERROR
 _X86_64: Final = 0xC000003E  # what the kernel calls the architecture of x32 calls, too
 _X32: Final = 0x4000003E
 _X32_BIT: Final = 0x40000000
+_ARCHITECTURES: Final = (
+    *("AARCH64", "ARM", "LOONGARCH64", "M68K", "MIPS", "MIPS64", "MIPS64N32", "MIPSEL", "MIPSEL64"),
+    *("MIPSEL64N32", "PARISC", "PARISC64", "PPC", "PPC64", "PPC64LE", "RISCV64", "S390", "S390X"),
+    *("SH", "SHEB", "X32", "X86", "X86_64"),
+)
 _ALL_ONES: Final = 0xFFFFFFFF  # the number of a call that a tracer has cancelled
 
 _INSTRUCTION: Final = struct.Struct("=HBBI")  # struct sock_filter: code, jt, jf, k
@@ -134,9 +141,19 @@ if _library is not None:
 _seccomp = system_call(ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p)
 
 
+def library_version() -> tuple[int, ...]:
+    """Of libseccomp; empty where there is none, and no filter can be made."""
+    return tuple(_version().contents) if _library is not None else ()
+
+
+def architectures() -> list[str]:
+    """The architectures that a profile may name. Needs libseccomp."""
+    return [f"SCMP_ARCH_{name}" for name in _ARCHITECTURES if _arch_named(name.lower().encode())]
+
+
 def key(profile: Seccomp) -> str:
     """Name the filter that `compile_filter` makes of a profile, here and now, for a cache."""
-    made_by = f"1 {os.uname().machine} {_api_get()} {tuple(_version().contents)}".encode()
+    made_by = f"1 {os.uname().machine} {_api_get()} {library_version()}".encode()
     return hashlib.sha256(made_by + msgspec.json.encode(profile)).hexdigest()
 
 
@@ -197,7 +214,7 @@ def flag_bits(profile: Seccomp) -> int:
     for name in profile.flags:
         if name == _NOTIFYING:
             raise SpecError(f"linux.seccomp.flags: {name}: notification is not supported")
-        bits |= _known(_FLAGS, name, "linux.seccomp.flags", "flag")
+        bits |= _known(FLAGS, name, "linux.seccomp.flags", "flag")
     return bits
 
 
@@ -215,7 +232,7 @@ def _architectures(names: Iterable[str]) -> dict[str, int]:
 def _action(name: str, number: int | None, where: str, *, capital: bool = False) -> int:
     if name == "SCMP_ACT_NOTIFY":
         raise SpecError(f"{where}{'Action' if capital else '.action'}: {name} is not supported")
-    action = _known(_ACTIONS, name, where + ("Action" if capital else ".action"), "action")
+    action = _known(ACTIONS, name, where + ("Action" if capital else ".action"), "action")
     if name in _WITH_NUMBER:
         return action | (errno.EPERM if number is None else number & 0xFFFF)
     if number is not None:
@@ -251,7 +268,7 @@ def _condition(arg: SeccompArg, where: str) -> _Compare:
         raise SpecError(f"{where}.index: {arg.index}: a system call has {_ARGUMENTS} arguments")
     if arg.value >= _U64 or arg.value_two >= _U64:
         raise SpecError(f"{where}.value: out of range")
-    operator = _known(_OPERATORS, arg.op, f"{where}.op", "operator")
+    operator = _known(OPERATORS, arg.op, f"{where}.op", "operator")
     return _Compare(arg.index, operator, arg.value, arg.value_two)
 
 

@@ -1,13 +1,17 @@
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from oci.decoding import SpecError
+from oci.linux import Seccomp, SeccompSyscalls
 from proto.runc_options_pb2 import Options
 from proto.runtime_info_pb2 import RuntimeInfo
 from shim.daemon.info import runtime_info
+from shim.linux import seccomp
 
 
 def features(options: bytes = b"") -> dict[str, Any]:
@@ -43,6 +47,33 @@ def test_what_the_kubelet_looks_for() -> None:
     assert "user" in found["linux"]["namespaces"]
 
 
+def same_form(ours: Any, theirs: Any) -> None:
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        for name in theirs.keys() - {"annotations", "intelRdt"}:
+            same_form(ours[name], theirs[name])
+    elif isinstance(ours, list) and theirs:
+        assert {type(item) for item in ours} == {type(item) for item in theirs}
+
+
+def test_they_have_the_form_that_runc_gives_them() -> None:
+    same_form(features(), json.loads(subprocess.check_output(["runc", "features"])))
+
+
+def test_what_a_seccomp_profile_may_say() -> None:
+    found = features()["linux"]["seccomp"]
+    for action in found["actions"]:
+        rules = (SeccompSyscalls(names=("getpid",), action=action),)
+        seccomp.compile_filter(Seccomp(default_action="SCMP_ACT_ALLOW", syscalls=rules))
+    assert seccomp.flag_bits(Seccomp(default_action="", flags=found["supportedFlags"]))
+    machine = ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32")
+    seccomp.compile_filter(Seccomp(default_action="SCMP_ACT_ALLOW", architectures=machine))
+    assert set(machine) <= set(found["archs"])
+    assert "SCMP_ACT_NOTIFY" not in found["actions"]
+    with pytest.raises(SpecError):
+        seccomp.compile_filter(Seccomp(default_action="SCMP_ACT_NOTIFY"))
+
+
 def test_the_options_are_given_back() -> None:
     options = with_binary("/nonexistent")
     info = RuntimeInfo.FromString(runtime_info(options))
@@ -50,6 +81,7 @@ def test_the_options_are_given_back() -> None:
 
 
 NEW = '{"linux": {"mountExtensions": {"idmap": {"enabled": true}}}}'
+UNSAFE = '{"potentiallyUnsafeConfigAnnotations": ["org.systemd.property."]}'
 
 
 @pytest.mark.parametrize(
@@ -72,3 +104,10 @@ def test_without_a_native_runtime() -> None:
     assert maps_ids(with_binary("/nonexistent/runtime"))
     nonsense = AnyMessage(type_url="a.b.C").SerializeToString()
     assert isinstance(maps_ids(nonsense), bool)
+
+
+def test_annotations_that_change_what_happens(tmp_path: Path) -> None:
+    name = "potentiallyUnsafeConfigAnnotations"
+    assert features(with_runtime(tmp_path / "old", "echo '{}'"))[name] == ["dev.pywasm."]
+    both = features(with_runtime(tmp_path / "new", f"echo '{UNSAFE}'"))[name]
+    assert both == ["dev.pywasm.", "org.systemd.property."]

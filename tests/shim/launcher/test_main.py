@@ -1,5 +1,6 @@
 """The launcher with its real zygote, in a run directory of their own."""
 
+import json
 import os
 import signal
 import subprocess
@@ -55,6 +56,14 @@ def test_version_needs_no_zygote(run_dir: Path) -> None:
 def test_info_is_an_encoded_message(run_dir: Path) -> None:
     done = run(run_dir, "-info")
     assert RuntimeInfo.FromString(done.stdout).name == "io.containerd.pywasm.v1"
+    assert done.returncode == 0
+
+
+def test_features_are_asked_for_as_an_oci_runtime_is(run_dir: Path) -> None:
+    """By CRI-O, which takes stdout and stderr together."""
+    done = run(run_dir, "features")
+    info = RuntimeInfo.FromString(run(run_dir, "-info").stdout)
+    assert json.loads(done.stdout + done.stderr) == json.loads(info.features.value)
     assert done.returncode == 0
 
 
