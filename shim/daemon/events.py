@@ -57,7 +57,10 @@ def timestamp(nanoseconds: int) -> Timestamp:
 
 
 class Publisher:
-    """Forwards events to the containerd that listens at `address` (a unix socket path)."""
+    """Forwards events to the containerd that listens at `address` (a unix socket path).
+
+    Without an address nobody wants them: CRI-O waits for what it has started instead.
+    """
 
     def __init__(self, address: str, namespace: str, log: Logger) -> None:
         self._address = address.removeprefix("unix://")
@@ -70,6 +73,8 @@ class Publisher:
 
     def publish(self, event: Message) -> None:
         """Queue one event and, with an idle connection, put it on the wire at once."""
+        if not self._address:
+            return
         if len(self._queue) >= _LIMIT and not isinstance(event, _NEVER_DROPPED):
             if not self._dropped:
                 self._log.error("too many events wait for containerd: dropping", limit=_LIMIT)
