@@ -18,6 +18,7 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Final
 
 from oci.bundle import Outline
 from oci.linux import Resources
@@ -43,6 +44,10 @@ PID_FILE = "init.pid"
 """In the bundle from Create to Delete, as runc's shim has it: the first process's pid."""
 
 
+_OOM_FILE: Final = "oom"
+"""In the bundle of a container of CRI-O's that has run out of memory: what it looks for."""
+
+
 class Container(Program, ABC):
     """A container whose first process is there, ready to start."""
 
@@ -58,6 +63,7 @@ class Container(Program, ABC):
     ) -> None:
         super().__init__(id, id, stdio)
         self.bundle = bundle
+        self.is_crios = annotations.is_crio(outline.annotations)
         self.execs: dict[str, Exec] = {}
         self._placement = placement
         self._log = log
@@ -230,6 +236,13 @@ class Container(Program, ABC):
         """Call `callback` each time that the kernel kills for want of memory."""
         if self._oom is not None:
             self._oom.callback = callback
+
+    def mark_oom(self) -> None:
+        """Tell CRI-O, which takes no events, that the kernel has killed for want of memory."""
+        try:
+            write_small(os.path.join(self.bundle, _OOM_FILE), b"")
+        except OSError as error:
+            self._log.warning("cannot tell of out of memory", task=self.id, error=error)
 
     def pids(self) -> list[int]:
         """The container's processes, as the host numbers them."""

@@ -36,6 +36,10 @@ from shim.guest import control
 from shim.guest.annotations import Forbidden
 from shim.ttrpc import Code, Context, Method, RpcError
 
+_STOPPING = (signal.SIGTERM, signal.SIGKILL)
+"""That such a signal finds nothing to stop is no error for CRI-O: after a restart of its own it
+stops what has ended, and a pod of which it cannot is never removed."""
+
 
 class TaskService:
     """The containers of one shim."""
@@ -137,9 +141,7 @@ class TaskService:
             )
         )
         # Only now: a guest that is gone already must not be reported before it was created.
-        container.on_oom(
-            lambda: self._publisher.publish(events_pb2.TaskOOM(container_id=container.id))
-        )
+        container.on_oom(lambda: self._ran_out_of_memory(container))
         container.on_exit(lambda: self._exited(container))
         return api.CreateTaskResponse(pid=container.pid)
 
@@ -161,6 +163,11 @@ class TaskService:
         self._early = None
         early.watch()
         return early
+
+    def _ran_out_of_memory(self, container: Container) -> None:
+        self._publisher.publish(events_pb2.TaskOOM(container_id=container.id))
+        if container.is_crios:
+            container.mark_oom()
 
     def _exited(self, program: Program) -> None:
         self._log.debug(
@@ -242,6 +249,9 @@ class TaskService:
     async def kill(self, request: api.KillRequest, _: Context) -> Empty:
         """Send a signal to a program, or to all of a container."""
         program = self._program(request.id, request.exec_id)
+        late = program.has_ended and request.signal in _STOPPING
+        if late and self._container(request.id).is_crios:
+            return Empty()
         if request.all and isinstance(program, Container):
             program.kill_all(request.signal)
         else:

@@ -356,6 +356,28 @@ async def terminals(r: Recorder) -> None:
     await r.heard("tty", "/tasks/delete")
 
 
+async def of_crio(r: Recorder) -> None:
+    """After a restart it stops once more what has ended."""
+    whom = {"id": "crio", "exec_id": "e"}
+    request = r.create_request("crio", "/exit3.wasm")
+    config = r.shim.directory / "crio" / "config.json"
+    marked = {"annotations": {"io.kubernetes.cri-o.ContainerType": "container"}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | marked))
+    await r.do("Create: CRI-O's", "Create", **request)
+    await r.do("Exec: CRI-O's", "Exec", **whom, spec=process("/exit3.wasm"))
+    await r.do("Start: exec, CRI-O's", "Start", **whom)
+    await r.do("Wait: exec, CRI-O's", "Wait", **whom)
+    await r.do("Kill: ended exec, CRI-O's", "Kill", **whom, signal=signal.SIGKILL)
+    await r.do("Start: CRI-O's", "Start", id="crio")
+    await r.do("Wait: CRI-O's", "Wait", id="crio")
+    for signum in (0, signal.SIGHUP, signal.SIGTERM, signal.SIGKILL):
+        await r.do(f"Kill with {signum:d}: stopped, CRI-O's", "Kill", id="crio", signal=signum)
+    await r.heard("crio", "/tasks/exit", 2)
+    await r.do("Delete: CRI-O's", "Delete", id="crio")
+    await r.do("Kill: deleted, CRI-O's", "Kill", id="crio", signal=signal.SIGKILL)
+    await r.heard("crio", "/tasks/delete")
+
+
 async def bad_creates(r: Recorder) -> None:
     """Nothing is left of them, and no event tells of them."""
     request = r.create_request("broken", "/missing.wasm")
@@ -433,6 +455,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     the_first_takes_the_others_along,
     input_ends,
     terminals,
+    of_crio,
     bad_creates,
     what_there_is_not,
     the_end,
