@@ -36,10 +36,6 @@ from shim.guest import control
 from shim.guest.annotations import Forbidden
 from shim.ttrpc import Code, Context, Method, RpcError
 
-_STOPPING = (signal.SIGTERM, signal.SIGKILL)
-"""That such a signal finds nothing to stop is no error for CRI-O: after a restart of its own it
-stops what has ended, and a pod of which it cannot is never removed."""
-
 
 class TaskService:
     """The containers of one shim."""
@@ -249,8 +245,9 @@ class TaskService:
     async def kill(self, request: api.KillRequest, _: Context) -> Empty:
         """Send a signal to a program, or to all of a container."""
         program = self._program(request.id, request.exec_id)
-        late = program.has_ended and request.signal in _STOPPING
-        if late and self._container(request.id).is_crios:
+        if program.has_ended and request.signal and self._container(request.id).is_crios:
+            # CRI-O does not hear of the end of what it had started before its own restart. It stops
+            # that once more, and never removes a pod of which it cannot. A 0 asks whether it lives.
             return Empty()
         if request.all and isinstance(program, Container):
             program.kill_all(request.signal)

@@ -357,7 +357,7 @@ async def terminals(r: Recorder) -> None:
 
 
 async def of_crio(r: Recorder) -> None:
-    """After a restart it stops once more what has ended."""
+    """Who stops once more what has ended."""
     whom = {"id": "crio", "exec_id": "e"}
     request = r.create_request("crio", "/exit3.wasm")
     config = r.shim.directory / "crio" / "config.json"
