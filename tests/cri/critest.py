@@ -20,14 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.cri import registry
-from tests.cri.node import Node, pause_image
+from tests.cri.node import REGISTRY_PORT, Node, pause_image
 from tests.guests.build import build
 from tests.integration import images, keeper
-from tests.integration.containerd import eventually
 from tests.integration.images import File, Link
 
-_PORT = 5000  # the network is the node's own
 _CONFIG = """\
 [plugins."io.containerd.grpc.v1.cri".registry]
   config_path = "{directory}/registry"
@@ -64,8 +61,6 @@ _APPLETS = {  # that Debian's busybox does not have, as far as critest uses them
 class CritestNode(Node):
     """A node that has a registry, and host ports where there is iptables."""
 
-    _registry = 0
-
     def __enter__(self) -> CritestNode:
         return self
 
@@ -73,7 +68,7 @@ class CritestNode(Node):
         """What its configuration file says."""
         hosts = Path(f"{self.directory}/registry/_default")
         hosts.mkdir(parents=True, exist_ok=True)
-        (hosts / "hosts.toml").write_text(_HOST.format(port=_PORT))
+        (hosts / "hosts.toml").write_text(_HOST.format(port=REGISTRY_PORT))
         ours = _CONFIG.format(directory=self.directory)
         return super().configuration() + ours
 
@@ -84,28 +79,6 @@ class CritestNode(Node):
             network = json.loads(path.read_text())
             network["plugins"].append({"type": "portmap", "capabilities": {"portMappings": True}})
             path.write_text(json.dumps(network))
-
-    def serve(self, made: Mapping[str, images.Image]) -> None:
-        """Have these images pulled by these names, without a host; returns when they can be."""
-        directory = f"{self.directory}/images"
-        for name, image in made.items():
-            repository, _, tag = name.rpartition(":")
-            registry.add(directory, repository, tag, image.tar)
-        command = [sys.executable, "-ISE", registry.__file__, directory, str(_PORT)]
-        self._registry = self.spawn([*self._inside(), *command], f"{self.directory}/registry.log")
-        eventually(self._listens)
-
-    def _listens(self) -> bool:
-        with contextlib.suppress(ConnectionRefusedError):
-            self.connect("127.0.0.1", _PORT).close()
-            return True
-        return False
-
-    def processes(self) -> dict[int, str]:
-        """Pid and command line of the shims, sandboxes and containers that run now."""
-        found = super().processes()
-        found.pop(self._registry, None)
-        return found
 
     def critest(self, binary: str, handler: str, report: str, options: Sequence[str]) -> None:
         """Run critest to its end, which is no verdict."""

@@ -23,7 +23,7 @@ from websockets.typing import Subprotocol
 from proto.api import cri_pb2 as cri
 from tests.cri.node import Node
 from tests.integration import keeper
-from tests.integration.client import Client, Service
+from tests.integration.client import Connection, Service
 from tests.integration.containerd import TIMEOUT, eventually
 
 RUNNING, EXITED = cri.CONTAINER_RUNNING, cri.CONTAINER_EXITED
@@ -35,8 +35,8 @@ _IDS = cri.IDMapping(host_id=FIRST_ID, container_id=0, length=1 << 16)
 _OWN_USERS = cri.UserNamespace(mode=cri.NamespaceMode.Name(cri.POD), uids=[_IDS], gids=[_IDS])
 
 
-class Kubelet(Client):
-    """A connection to a node's CRI plugin."""
+class Kubelet(Connection):
+    """A connection to a node's CRI plugin, or to its CRI-O."""
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
@@ -64,6 +64,10 @@ class Kubelet(Client):
         """Whether the plugin has learnt of an image, which takes it a moment after an import."""
         request = cri.ImageStatusRequest(image=cri.ImageSpec(image=name))
         return bool(self.images.ImageStatus(request).image.id)
+
+    def pull(self, name: str) -> None:
+        """Have an image pulled from its registry. Raises grpc.RpcError."""
+        self.images.PullImage(cri.PullImageRequest(image=cri.ImageSpec(image=name)))
 
     def run_pod(
         self,
@@ -126,6 +130,9 @@ class Kubelet(Client):
 
     def remove_all(self) -> None:
         """Stop and remove every pod, as far as that goes; and their cgroups, which are ours."""
+        for container in self.list_containers():  # CRI-O is patient with those of a pod
+            with contextlib.suppress(grpc.RpcError):
+                self.runtime.StopContainer(cri.StopContainerRequest(container_id=container.id))
         for pod in self.list_pods():
             with contextlib.suppress(grpc.RpcError):
                 self.runtime.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=pod.id))
@@ -208,7 +215,7 @@ class Pod:
             context.run_as_user.value, context.run_as_group.value = user
         config = cri.ContainerConfig(
             metadata=cri.ContainerMetadata(name=f"c{number}"),
-            image=cri.ImageSpec(image=image),
+            image=cri.ImageSpec(image=image, user_specified_image=image),
             command=command,
             working_dir=cwd,
             envs=[cri.KeyValue(key=k, value=v.encode()) for k, v in (env or {}).items()],

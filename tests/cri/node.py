@@ -13,10 +13,12 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.cri import registry
 from tests.guests.build import build
 from tests.integration import images
 from tests.integration.containerd import PYWASM, RUNC, TIMEOUT, Containerd, eventually
@@ -24,6 +26,7 @@ from tests.integration.containerd import PYWASM, RUNC, TIMEOUT, Containerd, even
 PAUSE = "localhost/pause:1"
 """The sandbox image. Runc executes its program; for ours it only has to exist."""
 
+REGISTRY_PORT = 5000  # the network is the node's own
 SUBNET = "198.51.100.0/24"  # RFC 5737: addresses of no real network, enough for 250 pods
 CNI_RESULTS = "/var/lib/cni/results"  # where containerd keeps them, which nothing changes
 
@@ -70,15 +73,20 @@ _CRI = """\
 
 def pause_image() -> images.Image:
     """The sandbox image."""
-    program = images.File(build("idle", native=True).read_bytes(), mode=0o755)
-    return images.build(PAUSE, {"pause": program}, entrypoint=["/pause"])
+    program = images.File(build("native", native=True).read_bytes(), mode=0o755)
+    return images.build(PAUSE, {"pause": program}, entrypoint=["/pause", "term"])
 
 
 class Node(Containerd):
     """One running containerd with the CRI plugin; use it as a context manager."""
 
     cri = True
+    kept_namespaces: tuple[str, ...] = ("ipc", "pid", "uts")
+    """Besides that of the network, in a pod that is to have none of its own."""
+    cgroup_prefix = ""
+    """Before a container's id, in the name of its cgroup."""
     _network = 0  # the pid of the process that holds the network namespace
+    _registry = 0
 
     def __init__(self, bin_dir: str | None = None, *, debug: bool = False) -> None:
         super().__init__(bin_dir, debug=debug, namespace="k8s.io")  # the one the CRI plugin uses
@@ -93,6 +101,10 @@ class Node(Containerd):
     def __enter__(self) -> Node:
         return self
 
+    def add(self, image: images.Image) -> None:
+        """Have an image; `Kubelet` finds it by its name."""
+        self.load(image.tar)
+
     def stop(self) -> None:
         """End all of it; remove every trace."""
         super().stop()
@@ -104,9 +116,9 @@ class Node(Containerd):
         return super().configuration() + _CRI.format(
             directory=self.directory,
             pause=PAUSE,
-            plugins=_cni_directory(),
+            plugins=cni_directory(),
             snapshotter=self.snapshotter,
-            restricted="false" if _may_protect_from_oom() else "true",
+            restricted="false" if may_protect_from_oom() else "true",
             runc=RUNC,
             pywasm=PYWASM,
         )
@@ -191,12 +203,33 @@ class Node(Containerd):
                     found.append(str(path))
         return found
 
+    # --- its registry -----------------------------------------------------------------------
+
+    def serve(self, made: Mapping[str, images.Image]) -> None:
+        """Have these images pulled by these names, without a host; returns when they can be."""
+        directory = f"{self.directory}/images"
+        for name, image in made.items():
+            repository, _, tag = name.rpartition(":")
+            registry.add(directory, repository, tag, image.tar)
+        if not self._registry:
+            command = [sys.executable, "-ISE", registry.__file__, directory, str(REGISTRY_PORT)]
+            log = f"{self.directory}/registry.log"
+            self._registry = self.spawn([*self._inside(), *command], log)
+        eventually(self._listens)
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            self.connect("127.0.0.1", REGISTRY_PORT).close()
+            return True
+        return False
+
     # --- what must not be left --------------------------------------------------------------
 
     def processes(self) -> dict[int, str]:
         """Pid and command line of the shims, sandboxes and containers that run now."""
         found = super().processes()
-        found.pop(self._network, None)
+        for own in (self._network, self._registry):
+            found.pop(own, None)
         return found
 
     def _leftovers(self) -> Iterator[str]:
@@ -223,14 +256,15 @@ class Node(Containerd):
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _cni_directory() -> str:
+def cni_directory() -> str:
+    """Where the CNI plugins are. Raises FileNotFoundError."""
     for path in _CNI_DIRECTORIES:
         if os.access(f"{path}/bridge", os.X_OK):
             return path
     raise FileNotFoundError("there are no CNI plugins: run scripts/setup --containerd")
 
 
-def _may_protect_from_oom() -> bool:
+def may_protect_from_oom() -> bool:
     """Whether an OOM score may be lowered, as a sandbox's is; not in every virtual machine."""
     with open("/proc/self/status") as file:
         (effective,) = (int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))

@@ -46,7 +46,7 @@ _EVENTS = {
 class Service:
     """One gRPC service; its methods are attributes that take a request and return a response."""
 
-    def __init__(self, client: Client, file: FileDescriptor, name: str) -> None:
+    def __init__(self, client: Connection, file: FileDescriptor, name: str) -> None:
         self._client = client
         self._service = file.services_by_name[name]
 
@@ -64,26 +64,13 @@ class Service:
         return stub.future(request, timeout=60, metadata=self._client.metadata)
 
 
-class Client:
-    """A connection to one containerd, in its namespace."""
+class Connection:
+    """A connection to one containerd's socket, or to what serves CRI like it."""
 
     def __init__(self, containerd: Containerd) -> None:
         self.containerd = containerd
         self.metadata = (("containerd-namespace", containerd.namespace),)
         self.channel = self._connect()
-        self.tasks = Service(self, tasks_pb2.DESCRIPTOR, "Tasks")
-        self.containers = Service(self, containers_pb2.DESCRIPTOR, "Containers")
-        self.snapshots = Service(self, snapshots_pb2.DESCRIPTOR, "Snapshots")
-        namespaces = Service(self, namespaces_pb2.DESCRIPTOR, "Namespaces")
-        try:
-            namespaces.Create(
-                namespaces_pb2.CreateNamespaceRequest(
-                    namespace=namespaces_pb2.Namespace(name=containerd.namespace)
-                )
-            )
-        except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.ALREADY_EXISTS:
-                raise
 
     def _connect(self) -> Any:
         return grpc.insecure_channel(
@@ -111,6 +98,26 @@ class Client:
             request_serializer=GetMessageClass(method.input_type).SerializeToString,
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
+
+
+class Client(Connection):
+    """A connection to one containerd, in its namespace."""
+
+    def __init__(self, containerd: Containerd) -> None:
+        super().__init__(containerd)
+        self.tasks = Service(self, tasks_pb2.DESCRIPTOR, "Tasks")
+        self.containers = Service(self, containers_pb2.DESCRIPTOR, "Containers")
+        self.snapshots = Service(self, snapshots_pb2.DESCRIPTOR, "Snapshots")
+        namespaces = Service(self, namespaces_pb2.DESCRIPTOR, "Namespaces")
+        try:
+            namespaces.Create(
+                namespaces_pb2.CreateNamespaceRequest(
+                    namespace=namespaces_pb2.Namespace(name=containerd.namespace)
+                )
+            )
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.ALREADY_EXISTS:
+                raise
 
     def version(self) -> str:
         """Version of containerd, such as `1.6.20`."""

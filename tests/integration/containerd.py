@@ -346,6 +346,9 @@ class Containerd:
         """Remove by force what containers have left behind."""
         for name in self.checked("containers", "list", "-q").split():
             self.remove(name)
+        self._remove_by_force()
+
+    def _remove_by_force(self) -> None:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
