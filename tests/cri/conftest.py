@@ -1,15 +1,19 @@
-"""A node, its kubelet and pods for the tests of containerd's CRI plugin.
+"""A node, its kubelet and pods for the tests of CRI.
 
-They run with each containerd that the integration tests run with.
+They run with each containerd that the integration tests run with; or, where PYWASM_CRIO says where
+that is, with CRI-O.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import pytest
 
+from tests.cri import crio
+from tests.cri.crio import CrioNode
 from tests.cri.kubelet import Kubelet
 from tests.cri.node import PAUSE, Node, pause_image
 from tests.guests.build import build
@@ -41,6 +45,15 @@ KINDS = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what CRI-O is not asked to pass."""
+    for item in items if crio.DIRECTORY else ():
+        name = item.nodeid.removeprefix("tests/cri/")
+        for beginning, reason in crio.SKIPPED.items():
+            if fnmatchcase(name, f"{beginning}*"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(params=["runc", "pywasm"])
 def handler(request: pytest.FixtureRequest) -> str:
     """The runtime handler of a pod."""
@@ -53,16 +66,25 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
 
-@pytest.fixture(scope="session", params=bin_dirs(), ids=version_of)
+def _programs() -> list[str]:
+    """Where what is tested with is."""
+    return [crio.DIRECTORY] if crio.DIRECTORY else bin_dirs()
+
+
+def _name(programs: str) -> str:
+    return "crio" if crio.DIRECTORY else version_of(programs)
+
+
+@pytest.fixture(scope="session", params=_programs(), ids=_name)
 def node(request: pytest.FixtureRequest) -> Iterator[Node]:
     """A node that has the images."""
     files = {f"{name}.wasm": images.File(build(name).read_bytes()) for name in BOTH + WASM}
     for name in BOTH + NATIVE:
         files[name] = images.File(build(name, native=True).read_bytes(), mode=0o755)
     files["content"] = images.File(b"the content\n")
-    with Node(request.param or None) as node:
-        node.load(pause_image().tar)
-        node.load(images.build(IMAGE, files, env=["FROM_IMAGE=yes"]).tar)
+    with CrioNode(request.param) if crio.DIRECTORY else Node(request.param or None) as node:
+        node.add(pause_image())
+        node.add(images.build(IMAGE, files, env=["FROM_IMAGE=yes"]))
         yield node
 
 

@@ -30,9 +30,8 @@ def test_a_working_directory_that_is_a_link_of_the_kernel(
 ) -> None:
     pod = kubelet.run_pod("pywasm", pid=pids, annotations=PROC)
     for cwd in ("/proc/1/root", "/proc/self/cwd", "/proc/self/fd/8"):
-        container = pod.create(IMAGE, "/probe.wasm", "read", f".{secret}", cwd=cwd, user=user)
         with pytest.raises(grpc.RpcError, match=f"process.cwd: {cwd}: "):
-            container.start()
+            pod.run(IMAGE, "/probe.wasm", "read", f".{secret}", cwd=cwd, user=user)
 
 
 @pytest.mark.parametrize("user", [(0, 0), (65532, 65532)])

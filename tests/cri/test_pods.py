@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from proto.api import cri_pb2 as cri
+from tests.cri import crio
 from tests.cri.conftest import IMAGE, KINDS, Kind
 from tests.cri.kubelet import CONTAINER, EXITED, NODE, POD, RUNNING, Container, Kubelet
 from tests.cri.node import Node
@@ -32,8 +33,9 @@ def test_life(kubelet: Kubelet, handler: str) -> None:
     status = pod.status()
     assert status.state == cri.SANDBOX_READY
     assert status.metadata.name == pod.config.metadata.name
-    assert status.runtime_handler == handler
-    assert (dict(status.labels), dict(status.annotations)) == ({"app": "life"}, {"note": "yes"})
+    assert status.runtime_handler == ("" if crio.DIRECTORY else handler)
+    assert status.labels["app"] == "life"
+    assert dict(status.annotations) == {"note": "yes"}
     assert status.network.ip.startswith("198.51.100.")
     assert [found.id for found in kubelet.list_pods(app="life")] == [pod.id]
     assert kubelet.list_pods(app="other") == []
@@ -203,7 +205,7 @@ def test_of_the_node(kubelet: Kubelet, node: Node, kind: Kind) -> None:
     container = pod.run(IMAGE, kind.program("idle"))
     for pid in (pod.pid, container.pid):
         assert namespace(pid, "net") == node.network
-        for kept in ("ipc", "pid", "uts"):
+        for kept in node.kept_namespaces:
             assert namespace(pid, kept) == namespace(os.getpid(), kept), kept
         assert namespace(pid, "mnt") != namespace(os.getpid(), "mnt")
     container.stop()
@@ -232,7 +234,7 @@ def test_cgroup(kubelet: Kubelet, node: Node, kind: Kind) -> None:
     for pid, name in ((pod.pid, pod.id), (container.pid, container.id)):
         with open(f"/proc/{pid}/cgroup") as file:
             paths = {line.rstrip("\n").split(":")[2] for line in file}
-        assert f"/{node.group}/pod-x/{name}" in paths
+        assert f"/{node.group}/pod-x/{node.cgroup_prefix}{name}" in paths
 
 
 def test_ten_at_once(kubelet: Kubelet, handler: str) -> None:

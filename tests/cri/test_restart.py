@@ -34,3 +34,21 @@ def test_pods_are_found_again(kubelet: Kubelet, node: Node, kind: Kind) -> None:
     assert pod.run(IMAGE, kind.program("hello")).finish() == "hello from pywasm\n"
     idle.stop()
     assert idle.status().exit_code == 137
+
+
+def test_a_pod_that_ends_after_a_restart_can_be_removed(
+    kubelet: Kubelet, node: Node, kind: Kind
+) -> None:
+    """CRI-O waits no longer for what it has not started itself, and stops what it takes to run."""
+    pod = kubelet.run_pod(kind.handler)
+    pids = pod.run(IMAGE, kind.program("idle")).pid, pod.pid
+    node.end(signal.SIGKILL)
+    node.start()
+    kubelet.reconnect()
+    kubelet.until_ready()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    pod.stop()
+    pod.remove()
+    assert kubelet.list_pods() == []
