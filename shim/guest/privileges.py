@@ -39,8 +39,11 @@ class Confinement(NamedTuple):
 
 
 def check(spec: Spec) -> None:
-    """Raise SpecError for what this machine could not enforce, or must not."""
+    """Raise SpecError for what we, or this machine, could not enforce, or must not."""
     process, linux = spec.process, spec.linux
+    for field, wanted in (("intelRdt", linux.intel_rdt), ("netDevices", linux.net_devices)):
+        if wanted:
+            raise SpecError(f"linux.{field}: not implemented")
     if (spec.hostname or spec.domainname) and not _has(spec, "uts"):
         raise SpecError("hostname: without a uts namespace it would be the host's")
     sysctl.check(linux.sysctl, linux.namespaces)

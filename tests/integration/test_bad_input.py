@@ -101,6 +101,17 @@ def test_wrong_type(containers: Containers) -> None:
     assert "expected str, got int" in message
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("intelRdt", {"closID": "x"}), ("netDevices", {"eth0": {"name": "x"}})]
+)
+def test_what_there_is_not_is_no_less_of_a_container(
+    containers: Containers, field: str, value: dict[str, Any]
+) -> None:
+    spec = specs.minimal("/hello.wasm")
+    spec["linux"] = {field: value}
+    assert f"linux.{field}: not implemented" in create_refused(containers.new(PYWASM, spec))
+
+
 def test_rootfs_that_does_not_mount(client: api.Client, containers: Containers) -> None:
     container = containers.new(PYWASM, specs.minimal("/hello.wasm"))
     good = client.prepare(container.name, container.image.chain_id)
