@@ -17,7 +17,7 @@ from shim.engines.base import ModuleError
 from shim.engines.cache import Artifact, ArtifactCache, Refusal, open_directory, tenant
 from shim.guest import control
 from shim.guest.annotations import Annotations, is_crio
-from shim.guest.program import Origin
+from shim.guest.origin import Origin
 from shim.linux.readonly import open_readonly
 
 _AT_ONCE = 2

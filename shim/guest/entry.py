@@ -25,6 +25,7 @@ from shim.guest import (
     sandbox,
     workdir,
 )
+from shim.guest.origin import Origin
 from shim.guest.placement import Placement
 from shim.linux import cgroups, clone, hooks, keyring, mounts, proc_mounts, procfs
 from shim.linux.network import bring_up_loopback
@@ -42,7 +43,7 @@ _JOINED = {
 class Birth:
     """What a container's guest takes along from its shim's memory."""
 
-    origin: program.Origin
+    origin: Origin
     id: str
     bundle: str
     outline: Outline

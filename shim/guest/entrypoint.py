@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from oci.runtime import Process
 from shim.engines import candidates, engines, flaws
@@ -19,11 +19,9 @@ from shim.engines.base import HEADER, Engine, Module, ModuleError, check_header
 from shim.engines.cache import Artifact, Refusal, key
 from shim.engines.snapshot import snapshot
 from shim.guest import control
+from shim.guest.origin import Origin
 from shim.linux.inside import read_inside
 from shim.linux.libc import describe
-
-if TYPE_CHECKING:
-    from shim.guest.program import Origin
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 _NATIVE = (b"\x7fELF", b"#!")

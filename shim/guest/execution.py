@@ -13,6 +13,7 @@ from oci.runtime import CPUAffinity, Process, SpecError, decode_process
 from shim.engines.base import ModuleError
 from shim.engines.snapshot import contents
 from shim.guest import control, entrypoint, privileges, program, rootfs, workdir
+from shim.guest.origin import Origin
 from shim.guest.placement import Placement
 from shim.linux import clone, keyring, limits, procfs, scheduling, security_labels, signals
 
@@ -30,7 +31,7 @@ _KINDS = {
 class Birth:
     """What it takes along from its shim's memory."""
 
-    origin: program.Origin
+    origin: Origin
     bundle: str
     init: clone.Child
     """The container's first process."""
@@ -111,7 +112,7 @@ def _enter_namespaces(init: clone.Child, proc: int) -> tuple[int | None, int | N
 
 
 def _native(
-    origin: program.Origin,
+    origin: Origin,
     process: Process,
     path: str,
     streams: program.Streams,

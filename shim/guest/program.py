@@ -8,18 +8,17 @@ import os
 import signal
 import socket
 import termios
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from oci.linux import Seccomp
 from oci.runtime import Mount, Process, SpecError
 from shim.engines.base import ModuleError, internal_error
-from shim.engines.cache import ArtifactCache, write_filter
+from shim.engines.cache import write_filter
 from shim.guest import control, entrypoint, grants, privileges
-from shim.guest.annotations import Annotations
 from shim.guest.arrival import arrive
+from shim.guest.origin import Origin
 from shim.guest.privileges import Confinement
 from shim.linux import clone, credentials, files, hooks, seccomp, signals
 from shim.linux.messages import cut
@@ -37,29 +36,6 @@ _ENDING = (
 
 PID 1 of a namespace would ignore them, and WASI can handle none.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What every guest takes along from its shim's memory."""
-
-    channel: socket.socket
-    artifacts: int
-    """Directory of the artifact cache."""
-    owner: int
-    """Who uses it; see `shim.engines.cache`."""
-    annotations: Annotations
-    preferred_engine: str
-    unsafe_engines: Collection[str]
-    """Those that may be demanded even for a module that they are known to get wrong."""
-
-    def cache(self) -> ArtifactCache:
-        """Return the cache, which only the shim may change."""
-
-        def touch(key: bytes, verified: bool) -> None:
-            control.send(self.channel, control.Touch(key, verified))
-
-        return ArtifactCache(self.artifacts, owner=self.owner, touch=touch)
 
 
 class Outlook(NamedTuple):

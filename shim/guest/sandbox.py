@@ -20,6 +20,7 @@ from oci.bundle import Outline
 from oci.linux import Linux
 from oci.runtime import Process
 from shim.guest import annotations, control, program
+from shim.guest.origin import Origin
 from shim.guest.privileges import Confinement
 from shim.linux import clone, credentials, mounts, security_labels, signals, user_namespace
 from shim.linux.network import bring_up_loopback
@@ -112,7 +113,7 @@ def build(rootfs: str, linux: Linux) -> int:
 
 
 def become(
-    origin: program.Origin, process: Process, streams: program.Streams, last: Confinement
+    origin: Origin, process: Process, streams: program.Streams, last: Confinement
 ) -> program.Ready:
     """Become the user, ready to hold the namespaces. Raises OSError."""
     missing = program.settle(origin, process, streams, last)

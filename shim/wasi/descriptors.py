@@ -9,36 +9,24 @@ from __future__ import annotations
 import fcntl
 import heapq
 import os
-import stat
 from typing import TYPE_CHECKING, Final
 
 from shim.wasi import errno, rights
+from shim.wasi.directory_stream import DirectoryStream
 from shim.wasi.errno import Refused
+from shim.wasi.filetypes import (
+    BLOCK_DEVICE,
+    CHARACTER_DEVICE,
+    DIRECTORY,
+    REGULAR_FILE,
+    SOCKET_DGRAM,
+    SOCKET_STREAM,
+    UNKNOWN,
+    filetype,
+)
 
 if TYPE_CHECKING:
     from _socket import socket
-
-    from shim.wasi.directories import Stream
-
-UNKNOWN: Final = 0
-BLOCK_DEVICE: Final = 1
-CHARACTER_DEVICE: Final = 2
-DIRECTORY: Final = 3
-REGULAR_FILE: Final = 4
-SOCKET_DGRAM: Final = 5
-SOCKET_STREAM: Final = 6
-SYMBOLIC_LINK: Final = 7
-
-# Preview 1 has no name for a pipe. Whether a socket is one of datagrams, only the socket knows.
-FILETYPES: Final = {
-    stat.S_IFBLK: BLOCK_DEVICE,
-    stat.S_IFCHR: CHARACTER_DEVICE,
-    stat.S_IFDIR: DIRECTORY,
-    stat.S_IFREG: REGULAR_FILE,
-    stat.S_IFSOCK: SOCKET_STREAM,
-    stat.S_IFLNK: SYMBOLIC_LINK,
-}
-_KIND: Final = 0o170000  # S_IFMT
 
 _RIGHTS: Final = {
     DIRECTORY: rights.DIRECTORY,
@@ -52,11 +40,6 @@ _ACCESS: Final = {
     os.O_WRONLY: ~rights.FD_READ,
     os.O_RDWR: -1,
 }
-
-
-def filetype(mode: int) -> int:
-    """Return the WASI filetype for a `st_mode`."""
-    return FILETYPES.get(mode & _KIND, UNKNOWN)
 
 
 def applicable(fd: int, kind: int) -> int:
@@ -101,7 +84,7 @@ class Descriptor:
         self.readonly = readonly  # refuses changes with EROFS, and so does all opened through it
         self.preopen = preopen  # the guest's name for it
         self.cwd: Descriptor | None = None  # the working directory that lies over this one
-        self.stream: Stream | None = None  # of a directory: what fd_readdir knows of it
+        self.stream: DirectoryStream | None = None  # of a directory: what fd_readdir knows of it
         self.sock: socket | None = None
 
     def writable(self) -> None:

@@ -3,101 +3,18 @@
 fd_readdir fills a buffer with as many entries as fit and cuts the last one off, wherever that is;
 a buffer filled to the brim is how the guest learns that there is more. It continues with the
 `next` of the last entry it got whole.
-
-    entry: | u64 next | u64 inode | u32 length | u8 filetype | pad 3 | name, without a NUL |
-
-`next` counts the entries, since wasi-libc's telldir has 32 bits for it and the kernel's own cookies
-need 64. A directory may be large, so of all that was read only the last part is kept, and of each
-part before where it began.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno as linux
-import os
-import struct
-from bisect import bisect_right
-from collections.abc import Iterator
 from typing import Final
 
-from shim.wasi import errno, rights
+from shim.wasi import rights
 from shim.wasi.abi import U64, Fd, Ptr, Size, host
-from shim.wasi.descriptors import filetype
-from shim.wasi.errno import Refused
+from shim.wasi.directory_stream import DirectoryStream
 from shim.wasi.program import Program
 
-_DIRENT: Final = struct.Struct("<QQIBxxx")
-_LINUX: Final = struct.Struct("=QqHB")  # struct linux_dirent64: inode, next, its size, type; name
 _U64: Final = 0xFFFFFFFFFFFFFFFF
-_PART: Final = 32768  # what libc reads at a time
-
-_getdents64 = ctypes.CDLL(None, use_errno=True).getdents64
-_getdents64.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
-_getdents64.restype = ctypes.c_ssize_t
-
-
-class Stream:
-    """A directory as far as it was read.
-
-    What the kernel promises for its cookies holds here: what is neither created nor removed
-    meanwhile is seen once.
-    """
-
-    __slots__ = ("_cookies", "_entries", "_fd", "_first", "_numbers")
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._numbers = [0]  # of the first entry in each part, and in the one not yet read
-        self._cookies = [0]  # the kernel's, for the same
-        self._first = -1  # number of the first of
-        self._entries: list[bytes] = []  # the part read last, as the guest sees it
-
-    def entries(self, number: int) -> Iterator[bytes]:
-        """Yield all entries behind the first `number` ones."""
-        part = bisect_right(self._numbers, number) - 1
-        if self._numbers[part] != self._first:
-            os.lseek(self._fd, self._cookies[part], os.SEEK_SET)
-            del self._numbers[part + 1 :], self._cookies[part + 1 :]
-            self._read()
-        while number - self._first >= len(self._entries):
-            if not self._read():
-                return
-        for place in range(number - self._first, len(self._entries)):
-            yield self._entries[place]
-        while self._read():
-            yield from self._entries
-
-    def _read(self) -> bool:
-        """Read the next part; tell whether there was one."""
-        buffer = bytearray(_PART)
-        size: int = _getdents64(self._fd, (ctypes.c_char * _PART).from_buffer(buffer), _PART)
-        if size < 0:
-            code = ctypes.get_errno()
-            if code == linux.EBADF:  # O_PATH, because this user may not read it
-                raise Refused(errno.ACCES)
-            if code != linux.ENOENT:  # removed meanwhile, hence empty
-                raise OSError(code, os.strerror(code))
-            size = 0
-        self._first = number = self._numbers[-1]
-        self._entries = []
-        at = cookie = 0
-        while at < size:
-            inode, cookie, length, kind = _LINUX.unpack_from(buffer, at)
-            start = at + _LINUX.size
-            name = buffer[start : buffer.index(0, start)]
-            if name == b"..":  # may be outside of what the guest may see
-                inode = os.fstat(self._fd).st_ino
-            number += 1
-            # The types are those of `st_mode`, and 0 where a filesystem does not tell.
-            self._entries.append(
-                _DIRENT.pack(number, inode, len(name), filetype(kind << 12)) + name
-            )
-            at += length
-        if size:
-            self._numbers.append(number)
-            self._cookies.append(cookie)
-        return size > 0
 
 
 @host
@@ -108,7 +25,7 @@ def fd_readdir(program: Program, fd: Fd, buffer: Ptr, size: Size, cookie: U64, r
     cookie &= _U64
     stream = directory.stream
     if stream is None or cookie == 0:
-        stream = directory.stream = Stream(directory.fd)
+        stream = directory.stream = DirectoryStream(directory.fd)
     pieces: list[bytes] = []
     used = 0
     for entry in stream.entries(cookie):

@@ -7,7 +7,7 @@ import os
 import struct
 from typing import Final
 
-from shim.wasi import descriptors, errno, rights
+from shim.wasi import errno, filetypes, rights
 from shim.wasi.abi import S64, U32, U64, Fd, Ptr, Size, host
 from shim.wasi.errno import Refused
 from shim.wasi.program import Program
@@ -183,7 +183,7 @@ def fd_prestat_get(program: Program, fd: Fd, result: Ptr) -> None:
     descriptor = program.descriptors.get(fd)
     if descriptor.preopen is None:
         raise Refused(errno.BADF)
-    tag = 0 if descriptor.kind == descriptors.DIRECTORY else 1
+    tag = 0 if descriptor.kind == filetypes.DIRECTORY else 1
     program.memory.write(result, _PRESTAT.pack(tag, len(descriptor.preopen)))
 
 
@@ -206,7 +206,7 @@ def filestat(found: os.stat_result) -> bytes:
     return _FILESTAT.pack(
         found.st_dev,
         found.st_ino,
-        descriptors.filetype(found.st_mode),
+        filetypes.filetype(found.st_mode),
         found.st_nlink,
         found.st_size,
         min(max(found.st_atime_ns, 0), _U64),

@@ -7,9 +7,10 @@ from typing import Final
 
 from shim.wasi import errno, rights
 from shim.wasi.abi import U32, U64, Fd, Ptr, Size, host
-from shim.wasi.descriptors import DIRECTORY, REGULAR_FILE, Descriptor, applicable, filetype
+from shim.wasi.descriptors import Descriptor, applicable
 from shim.wasi.errno import Refused
 from shim.wasi.fds import FDFLAGS, filestat
+from shim.wasi.filetypes import DIRECTORY, REGULAR_FILE, filetype
 from shim.wasi.program import Program
 from shim.wasi.resolution import FOLLOW, beneath, parent, read_path, resolve, start
 from shim.wasi.times import set_times

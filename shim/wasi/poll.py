@@ -21,8 +21,9 @@ from typing import Final
 from shim import pages
 from shim.wasi import clocks, errno, rights
 from shim.wasi.abi import Ptr, Size, host
-from shim.wasi.descriptors import REGULAR_FILE, SOCKET_STREAM, Descriptor
+from shim.wasi.descriptors import Descriptor
 from shim.wasi.errno import Refused
+from shim.wasi.filetypes import REGULAR_FILE, SOCKET_STREAM
 from shim.wasi.program import Program
 
 _SUBSCRIPTION: Final = struct.Struct("<QBxxxxxxxIxxxxQQHxxxxxx")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from shim.wasi import descriptors, rights
+from shim.wasi import descriptors, filetypes, rights
 from shim.wasi.descriptors import Descriptor, Table
 from shim.wasi.memory import Memory
 
@@ -71,7 +71,7 @@ class Program:
 def _directory(name: bytes, fd: int, readonly: bool) -> Descriptor:
     return Descriptor(
         _readable(fd),
-        descriptors.DIRECTORY,
+        filetypes.DIRECTORY,
         rights.DIRECTORY,
         rights.ALL,
         readonly=readonly,

@@ -12,9 +12,10 @@ from typing import Final
 
 from shim.wasi import errno, rights
 from shim.wasi.abi import U32, Fd, Ptr, Size, host
-from shim.wasi.descriptors import SOCKET_DGRAM, SOCKET_STREAM, Descriptor
+from shim.wasi.descriptors import Descriptor
 from shim.wasi.errno import Refused
 from shim.wasi.fds import NONBLOCK
+from shim.wasi.filetypes import SOCKET_DGRAM, SOCKET_STREAM
 from shim.wasi.program import Program
 
 _PEEK: Final = 1  # riflags

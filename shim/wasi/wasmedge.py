@@ -50,8 +50,9 @@ from typing import Any, Final
 
 from shim.wasi import errno, rights
 from shim.wasi.abi import HOSTS, U32, Fd, Ptr, Size, host
-from shim.wasi.descriptors import SOCKET_DGRAM, SOCKET_STREAM, Descriptor
+from shim.wasi.descriptors import Descriptor
 from shim.wasi.errno import FROM_LINUX, Refused
+from shim.wasi.filetypes import SOCKET_DGRAM, SOCKET_STREAM
 from shim.wasi.program import Program
 from shim.wasi.sockets import receive, sock_accept, sock_recv, sock_send, socket_of
 

@@ -9,7 +9,7 @@ import socket
 import struct
 from unittest.mock import patch
 
-from shim.wasi import descriptors, resolver, rights
+from shim.wasi import descriptors, filetypes, resolver, rights
 from shim.wasi.descriptors import Descriptor
 from tests.fuzz.source import Source, scratch
 from tests.shim.wasi.conftest import PAGE, Guest
@@ -137,7 +137,7 @@ def _guest() -> Guest:
         table.add(
             Descriptor(
                 os.open(_HOME, os.O_RDONLY),
-                descriptors.DIRECTORY,
+                filetypes.DIRECTORY,
                 rights.DIRECTORY,
                 rights.ALL,
                 readonly=readonly,
@@ -151,5 +151,5 @@ def _guest() -> Guest:
 
 def _do_not_wait(guest: Guest) -> None:
     for opened in guest.program.descriptors.opened.values():
-        if opened.kind not in (descriptors.REGULAR_FILE, descriptors.DIRECTORY):
+        if opened.kind not in (filetypes.REGULAR_FILE, filetypes.DIRECTORY):
             os.set_blocking(opened.fd, False)

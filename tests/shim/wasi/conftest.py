@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.wasi import descriptors, errno, preview1, rights
+from shim.wasi import descriptors, errno, filetypes, preview1, rights
 from shim.wasi.descriptors import Descriptor
 from shim.wasi.program import Program
 
@@ -106,7 +106,7 @@ def guest(tmp_path: Path) -> Iterator[Guest]:
     made.program.descriptors.add(
         Descriptor(
             os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY),
-            descriptors.DIRECTORY,
+            filetypes.DIRECTORY,
             rights.DIRECTORY,
             rights.ALL,
             preopen=b"/",

@@ -4,7 +4,7 @@ import os
 import struct
 from pathlib import Path
 
-from shim.wasi import descriptors, errno
+from shim.wasi import errno, filetypes
 
 from .conftest import PAGE, Guest
 
@@ -44,8 +44,8 @@ def walk(guest: Guest, size: int) -> list[bytes]:
 def test_an_empty_directory(guest: Guest, tmp_path: Path) -> None:
     own = os.stat(tmp_path).st_ino
     assert entries(readdir(guest, 4096)) == [
-        (1, own, descriptors.DIRECTORY, b"."),
-        (2, own, descriptors.DIRECTORY, b".."),
+        (1, own, filetypes.DIRECTORY, b"."),
+        (2, own, filetypes.DIRECTORY, b".."),
     ]
 
 
@@ -58,12 +58,12 @@ def test_what_entries_say(guest: Guest, tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))).touch()
     found = {name: (inode, kind) for _, inode, kind, name in entries(readdir(guest, 4096))}
     kinds = {
-        b"file": descriptors.REGULAR_FILE,
-        b"dir": descriptors.DIRECTORY,
-        b"link": descriptors.SYMBOLIC_LINK,
-        b"fifo": descriptors.UNKNOWN,
-        b"device": descriptors.CHARACTER_DEVICE,
-        b"\xff": descriptors.REGULAR_FILE,
+        b"file": filetypes.REGULAR_FILE,
+        b"dir": filetypes.DIRECTORY,
+        b"link": filetypes.SYMBOLIC_LINK,
+        b"fifo": filetypes.UNKNOWN,
+        b"device": filetypes.CHARACTER_DEVICE,
+        b"\xff": filetypes.REGULAR_FILE,
     }
     for name, kind in kinds.items():
         assert found[name] == (os.lstat(os.fsencode(tmp_path) + b"/" + name).st_ino, kind)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.wasi import descriptors, errno, fds, rights
+from shim.wasi import descriptors, errno, fds, filetypes, rights
 from shim.wasi.descriptors import inherited
 
 from .conftest import PAGE, Guest
@@ -156,7 +156,7 @@ def test_attributes(guest: Guest, file: int, tmp_path: Path) -> None:
     assert filestat(guest, file)[:5] == (
         found.st_dev,
         found.st_ino,
-        descriptors.REGULAR_FILE,
+        filetypes.REGULAR_FILE,
         2,
         10,
     )
@@ -203,7 +203,7 @@ def test_a_directory_is_no_file(guest: Guest) -> None:
     assert guest("fd_filestat_set_size", 0, 0) == errno.NOTCAPABLE
     assert guest("fd_sync", 0) == 0
     assert guest("fd_datasync", 0) == 0
-    assert fdstat(guest, 0)[0] == descriptors.DIRECTORY
+    assert fdstat(guest, 0)[0] == filetypes.DIRECTORY
 
 
 def test_allocating_and_advising(guest: Guest, file: int) -> None:
@@ -277,7 +277,7 @@ def test_a_pipe(guest: Guest) -> None:
     os.set_blocking(theirs, False)
     sink = inherited(theirs)
     fd = guest.program.descriptors.add(sink)
-    assert fdstat(guest, fd)[0] == descriptors.UNKNOWN
+    assert fdstat(guest, fd)[0] == filetypes.UNKNOWN
     assert not sink.base & rights.FD_READ
     assert write(guest, fd, b"through") == (0, 7)
     assert os.read(ours, 10) == b"through"
@@ -300,7 +300,7 @@ def test_how_libc_recognises_a_terminal() -> None:
     controller, terminal = os.openpty()
     null = os.open("/dev/null", os.O_RDWR)
     try:
-        assert inherited(terminal).kind == inherited(null).kind == descriptors.CHARACTER_DEVICE
+        assert inherited(terminal).kind == inherited(null).kind == filetypes.CHARACTER_DEVICE
         assert not inherited(terminal).base & seekable
         assert inherited(null).base & seekable == seekable
         assert fcntl.fcntl(null, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
@@ -317,7 +317,7 @@ def test_a_terminal_that_the_guest_opens(guest: Guest) -> None:
     error, fd = guest.open(name, base=rights.ALL)
     assert error == 0
     kind, _, base, _ = fdstat(guest, fd)
-    assert kind == descriptors.CHARACTER_DEVICE
+    assert kind == filetypes.CHARACTER_DEVICE
     assert base & (rights.FD_READ | rights.FD_SEEK) == rights.FD_READ
     os.close(controller)
     os.close(terminal)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.wasi import descriptors, errno, rights
+from shim.wasi import errno, filetypes, rights
 
 from .conftest import PAGE, Guest
 
@@ -125,7 +125,7 @@ def test_symlinks_that_point_outside(guest: Guest, root: Path, path: str) -> Non
     assert guest.open(path, oflags=CREAT, base=rights.ALL)[0] in (errno.NOTCAPABLE, ISDIR)
     assert stat(guest, path, FOLLOW)[0] == errno.NOTCAPABLE
     assert set_times(guest, path, FOLLOW) == errno.NOTCAPABLE
-    assert stat(guest, path)[:2] == (0, descriptors.SYMBOLIC_LINK)
+    assert stat(guest, path)[:2] == (0, filetypes.SYMBOLIC_LINK)
     assert readlink(guest, path)[0] == 0
 
 
@@ -157,13 +157,13 @@ def test_a_symlink_swapped_while_opening(guest: Guest, root: Path) -> None:
 
 def test_paths_within(guest: Guest, root: Path) -> None:
     for path in ("file", "./file", "d/../file", "d/e/../../file", "dirlink/../file", "d//../file"):
-        assert stat(guest, path) == (0, descriptors.REGULAR_FILE, 4)
+        assert stat(guest, path) == (0, filetypes.REGULAR_FILE, 4)
     for path in ("", "nothing", "d/nothing", "dangling/x"):
         assert stat(guest, path)[0] == NOENT
     for path in ("file/", "file/x", "link/"):
         assert stat(guest, path)[0] == errno.NOTDIR
     assert stat(guest, "loop", FOLLOW)[0] == LOOP
-    assert stat(guest, ".")[:2] == stat(guest, "d/")[:2] == (0, descriptors.DIRECTORY)
+    assert stat(guest, ".")[:2] == stat(guest, "d/")[:2] == (0, filetypes.DIRECTORY)
 
 
 @pytest.mark.parametrize("path", [b"file\0", b"\0", b"fi\0le"])
@@ -363,7 +363,7 @@ def test_read_only(readonly: Guest, root: Path) -> None:
     assert act(guest, "path_create_directory", "d") == errno.EXIST
     assert symlink(guest, "file", "link") == errno.EXIST
     assert set_times(guest, "file") == errno.ROFS
-    assert stat(guest, "file") == (0, descriptors.REGULAR_FILE, 4)
+    assert stat(guest, "file") == (0, filetypes.REGULAR_FILE, 4)
 
 
 def test_more_files_than_the_process_may_open(guest: Guest, root: Path) -> None:
@@ -401,7 +401,7 @@ def test_a_pipe_in_the_tree(guest: Guest, root: Path) -> None:
     assert error == 0
     assert guest.open("fifo", base=WRITE, fdflags=nonblock)[0] == 0
     opened = guest.program.descriptors.get(reader)
-    assert opened.kind == descriptors.UNKNOWN
+    assert opened.kind == filetypes.UNKNOWN
     assert not opened.base & rights.FD_SEEK
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shim.wasi import descriptors, preview1
+from shim.wasi import descriptors, filetypes, preview1
 from shim.wasi.abi import Bound
 from shim.wasi.program import Program
 
@@ -129,7 +129,7 @@ def test_no_number_makes_python_raise(name: str) -> None:
 
     def prepare() -> None:
         if not guest.is_open(0):  # it may have been closed
-            guest.add(os.open("/dev/null", os.O_RDWR), descriptors.CHARACTER_DEVICE)
+            guest.add(os.open("/dev/null", os.O_RDWR), filetypes.CHARACTER_DEVICE)
         if name.startswith("sock_"):
             for number in range(1, 5):
                 if not guest.is_open(number):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.wasi import descriptors, errno, rights
+from shim.wasi import errno, filetypes, rights
 from shim.wasi.descriptors import Descriptor
 from tests.guests.build import build
 
@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 def started(guest: Guest, root: Path) -> Guest:
     """A guest in `/app`."""
     fd = os.open(root / "app", os.O_PATH | os.O_DIRECTORY)
-    kind = descriptors.DIRECTORY
+    kind = filetypes.DIRECTORY
     guest.program.descriptors.get(0).cwd = Descriptor(
         fd, kind, rights.DIRECTORY, rights.ALL, preopen=b"/app"
     )
@@ -147,7 +147,7 @@ def test_only_the_root_has_one(started: Guest, root: Path) -> None:
     other = started.program.descriptors.add(
         Descriptor(
             os.open(root / "tmp", os.O_RDONLY),
-            descriptors.DIRECTORY,
+            filetypes.DIRECTORY,
             rights.DIRECTORY,
             rights.ALL,
             preopen=b"/tmp",

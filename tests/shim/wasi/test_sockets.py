@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shim.wasi import descriptors, errno, rights
+from shim.wasi import errno, filetypes, rights
 from shim.wasi.descriptors import inherited
 
 from .conftest import PAGE, Guest
@@ -93,7 +93,7 @@ def test_a_datagram_that_does_not_fit(guest: Guest) -> None:
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours:
         fd = guest.program.descriptors.add(inherited(theirs.detach()))
-        assert guest.program.descriptors.get(fd).kind == descriptors.SOCKET_DGRAM
+        assert guest.program.descriptors.get(fd).kind == filetypes.SOCKET_DGRAM
         ours.send(b"too long")
         assert receive(guest, fd, 3) == (0, b"too", 1)
 
@@ -128,7 +128,7 @@ def test_accepting(guest: Guest) -> None:
         assert client.recv(10) == b"welcome"
         stat = guest.room(24)
         assert guest("fd_fdstat_get", accepted, stat) == 0
-        assert guest.memory[stat] == descriptors.SOCKET_STREAM
+        assert guest.memory[stat] == filetypes.SOCKET_STREAM
         assert guest.memory[stat + 2] == 4
         assert guest("sock_accept", accepted, 0, result) == errno.NOTCAPABLE
         assert guest("fd_close", accepted) == 0
@@ -154,7 +154,7 @@ def test_an_accepted_connection_is_like_a_new_one(
     accepted = guest.u32(result)
     assert guest("fd_fdstat_get", accepted, stat) == 0
     kind, flags, base, inheriting = struct.unpack_from("<BxH4xQQ", guest.memory, stat)
-    assert (kind, flags, inheriting) == (descriptors.SOCKET_STREAM, 0, 0)
+    assert (kind, flags, inheriting) == (filetypes.SOCKET_STREAM, 0, 0)
     assert base == rights.SOCKET & ~rights.SOCK_ACCEPT
     linux = guest.program.descriptors.get(accepted).fd
     assert not os.get_inheritable(linux)
@@ -201,7 +201,7 @@ def test_listeners_come_before_directories(count: int) -> None:
         size = guest.u32(place + 4)
         assert guest("fd_prestat_dir_name", fd, guest.room(size), size) == 0
         assert guest("fd_fdstat_get", fd, guest.room(24)) == 0
-        assert guest.program.descriptors.get(fd).kind == descriptors.SOCKET_STREAM
+        assert guest.program.descriptors.get(fd).kind == filetypes.SOCKET_STREAM
     assert guest("fd_prestat_get", 3 + count, place) == 0
     assert struct.unpack_from("<BxxxI", guest.memory, place) == (0, 1)
     assert guest("fd_prestat_get", 4 + count, place) == errno.BADF

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from shim.wasi import abi, descriptors, errno, preview1, rights
+from shim.wasi import abi, errno, filetypes, preview1, rights
 from shim.wasi.descriptors import inherited
 
 from .conftest import PAGE, Guest
@@ -357,8 +357,8 @@ def test_without_a_network(call: Caller) -> None:
 def test_rights_of_an_opened_socket(call: Caller) -> None:
     stat = call.guest.room(24)
     for kind, filetype in (
-        (STREAM, descriptors.SOCKET_STREAM),
-        (DGRAM, descriptors.SOCKET_DGRAM),
+        (STREAM, filetypes.SOCKET_STREAM),
+        (DGRAM, filetypes.SOCKET_DGRAM),
     ):
         fd = call.open(INET4, kind)
         assert call.guest("fd_fdstat_get", fd, stat) == 0
