@@ -19,8 +19,8 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from proto.bootstrap_pb2 import BootstrapResult
+from shim.daemon.api.joining import join
 from shim.daemon.invocation import Invocation
-from shim.daemon.joining import join
 from shim.guest.annotations import is_crio
 from shim.guest.placement import Placement
 from shim.launcher.main import BACKLOG

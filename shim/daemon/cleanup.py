@@ -15,12 +15,15 @@ import time
 from oci.bundle import Outline, read_outline
 from oci.runtime import SpecError
 from proto.task_v2_pb2 import DeleteResponse
-from shim.daemon import address, native, pod_files, pod_record
-from shim.daemon.container import PID_FILE
-from shim.daemon.events import timestamp
+from shim.daemon import address
+from shim.daemon.api.events import timestamp
+from shim.daemon.containers import native
+from shim.daemon.containers.container import PID_FILE
+from shim.daemon.containers.process import ProcessError
 from shim.daemon.invocation import Invocation
 from shim.daemon.log import Logger
-from shim.daemon.process import ProcessError
+from shim.daemon.pods import files as pod_files
+from shim.daemon.pods import record as pod_record
 from shim.guest.placement import Placement
 from shim.linux import hooks
 from shim.linux.files import read_small

@@ -18,7 +18,7 @@ from oci.runtime import SpecError
 from proto.runtime_info_pb2 import RuntimeInfo, RuntimeVersion
 from shim import __version__
 from shim.daemon import options
-from shim.daemon.oci_runtime import OciRuntime
+from shim.daemon.containers.oci_runtime import OciRuntime
 from shim.guest.annotations import PREFIX
 from shim.linux import seccomp
 from shim.linux.credentials import CAPABILITIES

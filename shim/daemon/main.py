@@ -14,17 +14,17 @@ from oci.bundle import CONFIG, Outline, read_outline
 from oci.runtime import SpecError
 from shim import pages
 from shim.daemon import address, config, options
-from shim.daemon.artifacts import Artifacts
-from shim.daemon.child import GuestError
+from shim.daemon.api.events import Publisher
+from shim.daemon.api.sandbox import SandboxService
+from shim.daemon.api.service import TaskService
 from shim.daemon.cleanup import clean_up
-from shim.daemon.creation import is_native
-from shim.daemon.events import Publisher
-from shim.daemon.guest import Guest
+from shim.daemon.containers.artifacts import Artifacts
+from shim.daemon.containers.child import GuestError
+from shim.daemon.containers.creation import is_native
+from shim.daemon.containers.guest import Guest
 from shim.daemon.info import features, runtime_info
 from shim.daemon.invocation import Invocation, UsageError
 from shim.daemon.log import Logger
-from shim.daemon.sandbox import SandboxService
-from shim.daemon.service import TaskService
 from shim.guest import control
 from shim.guest.annotations import Forbidden
 from shim.launcher.main import RUN_DIRECTORY

@@ -16,7 +16,7 @@ from google.protobuf.empty_pb2 import Empty
 from oci.bundle import read_outline, read_spec
 from proto import task_v2_pb2 as api
 from shim.daemon import address, config, main
-from shim.daemon.artifacts import Artifacts
+from shim.daemon.containers.artifacts import Artifacts
 from shim.daemon.invocation import Invocation
 from shim.daemon.log import Logger
 from shim.engines import engines

@@ -26,10 +26,11 @@ from oci.linux import Resources
 from oci.runtime import SpecError, decode_process
 from proto import task_v2_pb2 as api
 from proto.cgroups_v2_pb2 import Metrics
-from shim.daemon import container, execution, guest, writers
-from shim.daemon.exec_request import ExecRequest
+from shim.daemon.api.service import TaskService
+from shim.daemon.containers import container, execution, guest
+from shim.daemon.containers.exec_request import ExecRequest
 from shim.daemon.log import Logger
-from shim.daemon.service import TaskService
+from shim.daemon.streams import writers
 from shim.guest import control
 from shim.guest.placement import Placement
 from shim.linux import clone, hooks

@@ -6,8 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from shim.daemon import fifo
 from shim.daemon.address import release_dead
+from shim.daemon.streams import fifo
 from shim.linux.clone import clone, wait
 from shim.linux.reaping import ended
 from tests.shim.blocking import WouldBlockError, forbid

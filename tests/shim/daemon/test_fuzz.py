@@ -17,10 +17,10 @@ from oci.runtime import SpecError
 from proto.runc_options_pb2 import Options as RuncOptions
 from proto.runtime_options_pb2 import Options as RuntimeOptions
 from shim.daemon import options
-from shim.daemon.console import Console
 from shim.daemon.info import runtime_info
 from shim.daemon.invocation import Invocation, UsageError
-from shim.daemon.stdio import Stdio
+from shim.daemon.streams.console import Console
+from shim.daemon.streams.stdio import Stdio
 
 U32 = st.integers(0, 2**32 - 1)
 

@@ -21,8 +21,8 @@ from proto import task_v2_pb2 as api
 from proto import ttrpc_pb2
 from shim.ttrpc.frames import REQUEST, encode
 from tests.guests.build import build
+from tests.shim.daemon.containers.test_native import spec
 from tests.shim.daemon.patience import patiently
-from tests.shim.daemon.test_native import spec
 from tests.shim.task_api import POD, Output, Shim, call
 
 _CHUNK = 1 << 22

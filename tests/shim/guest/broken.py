@@ -2,8 +2,9 @@
 
 A program, because it is to be what a shim is: alone, and without threads. Its argument is a
 directory with a bundle for each guest to be made. The guests are real ones, made by
-`shim.daemon.guest.Guest`, only that their engine has no sandbox: to run its modules is to call
-the functions of `escapes.py`, each in a child of the guest. What came of them is printed as JSON.
+`shim.daemon.containers.guest.Guest`, only that their engine has no sandbox: to run its modules is
+to call the functions of `escapes.py`, each in a child of the guest. What came of them is printed as
+JSON.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from typing import Any, NoReturn
 
 from oci.bundle import read_outline
 from shim import engines
-from shim.daemon.artifacts import Artifacts
-from shim.daemon.guest import Guest
+from shim.daemon.containers.artifacts import Artifacts
+from shim.daemon.containers.guest import Guest
 from shim.daemon.log import Logger
-from shim.daemon.stdio import Stdio
+from shim.daemon.streams.stdio import Stdio
 from shim.engines.base import Grants
 from shim.guest import control
 from shim.linux import credentials, readonly

@@ -1,0 +1,1 @@
+"""Containers and their processes, wasm and native, as the shim sees them."""

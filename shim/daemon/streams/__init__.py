@@ -1,0 +1,1 @@
+"""Standard streams: FIFOs, terminals and log drivers, and who copies between them."""
