@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -15,10 +16,12 @@ import yaml
 
 import shim
 from oci.runtime import SpecError
+from shim.engines.limits import limit_memory
 from shim.guest import annotations as known
 from shim.node import crio, pod
 from shim.node.containerd_config import RUNTIME_TYPE, File, Runtime, block
 from shim.node.main import _parser
+from tests.guests.build import build
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -155,6 +158,18 @@ def test_annotations_mean_something() -> None:
     assert used
     with pytest.raises(SpecError):
         known.read({"dev.pywasm.listten": "tcp://0.0.0.0:8080"})
+
+
+def test_the_samples_modules_may_begin() -> None:
+    dockerfile = (DEPLOY / "samples/Containerfile").read_text()
+    modules = re.findall(r"(\w+)\.wasm\b", re.findall(r"^COPY .*", dockerfile, re.MULTILINE)[0])
+    key = "dev.pywasm.memory-pages"
+    annotations = [sample.get("metadata", {}).get("annotations", {}) for sample in SAMPLES]
+    bounds = [int(given[key]) for given in annotations if key in given]
+    assert modules
+    assert bounds
+    for name, pages in itertools.product(modules, bounds):
+        limit_memory(build(name).read_bytes(), pages)  # or it is refused
 
 
 def test_cri_o_is_told_what_install_tells_it() -> None:
