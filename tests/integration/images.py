@@ -56,7 +56,19 @@ def build(
     user: str = "",
 ) -> Image:
     """Make an image of one layer. `name` is a full reference such as `localhost/hello:1`."""
-    layer = _layer(files)
+    return of_layer(name, _layer(files), entrypoint=entrypoint, env=env, cwd=cwd, user=user)
+
+
+def of_layer(
+    name: str,
+    layer: bytes,
+    *,
+    entrypoint: Sequence[str] = (),
+    env: Sequence[str] = (),
+    cwd: str = "/",
+    user: str = "",
+) -> Image:
+    """Make an image of a layer, which is a tar file."""
     diff_id = _digest(layer)
     config = _json(
         {
