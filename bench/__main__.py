@@ -1,4 +1,4 @@
-"""`scripts/bench`: start times, throughput, memory, pods, beside runc's; WASI calls."""
+"""`scripts/bench`: start times, throughput, lives, memory, pods, beside runc's; WASI calls."""
 
 from __future__ import annotations
 
@@ -129,13 +129,17 @@ def print_memory(result: Mapping[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="scripts/bench")
-    parser.add_argument("what", nargs="?", choices=("run", "memory", "pods", "wasi"), default="run")
+    parser.add_argument(
+        "what", nargs="?", choices=("run", "lives", "memory", "pods", "wasi"), default="run"
+    )
     parser.add_argument("--pairs", type=int, default=40, help="start times: pairs (40)")
     parser.add_argument("--runs", type=int, default=60, help="throughput: runs of each (60)")
     parser.add_argument("--parallel", type=int, default=8, help="at a time (8)")
     parser.add_argument(
         "--pods", type=int, help="memory, pods: idle pods of each (20 by ctr, 200 by CRI)"
     )
+    parser.add_argument("--lives", type=int, default=1000, help="lives: of each (1000)")
+    parser.add_argument("--shim", action="append", default=[], help="lives: another wasm shim")
     parser.add_argument("--rounds", type=int, default=11, help="wasi: samples of each (11)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     options = parser.parse_args(arguments)
@@ -144,6 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.what == "wasi":
         result["wasi"] = wasi.measure(options.rounds)
         print(json.dumps(result, indent=2)) if options.json else wasi.show(result["wasi"])
+        return
+    if options.what == "lives":
+        from bench import lives
+
+        result["lives"] = lives.measure(options.lives, options.parallel, options.shim)
+        print(json.dumps(result, indent=2)) if options.json else lives.show(result["lives"])
         return
     if options.what == "pods":
         from bench import pods
