@@ -30,7 +30,10 @@ GUESTS = "registry.test/guests:1"
 
 _WASM = ("bombs", "cat", "exit3", "hello", "http_listen", "idle", "probe", "spin", "trap")
 _NATIVE = ("hello", "http_native")
-_SOURCE = ("LICENSE", "oci", "proto", "pyproject.toml", "requirements.txt", "scripts", "shim")
+_SOURCE = (
+    *("LICENSE", "pyproject.toml", "requirements.txt", "requirements-dev.txt"),
+    *("oci", "proto", "scripts", "shim"),
+)
 
 # What is made has to be made at the path where it will be, and /opt may not even be ours to write.
 _BUNDLE = f"""\
