@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import os
 import statistics
 import subprocess
@@ -122,7 +121,9 @@ def _under(engine: Engine, directory: Path) -> Callable[[list[str]], bytes]:
                 for name in (str(directory), "/dev")
             ]
             argv = [b"guest", *map(str.encode, args), os.fsencode(directory)]
-            engine.load(artifact).run(Grants(argv, [], preopens))
+            module = engine.load(artifact)
+            module.check()
+            module.run(Grants(argv, [], preopens))
 
         return _output(guest)
 
@@ -163,8 +164,8 @@ def measure(rounds: int) -> dict[str, Any]:
     """
     with _files() as directory:
         runs = {NATIVE: _native(directory)}
-        for name in filter(importlib.util.find_spec, ENGINES):
-            runs[name] = _under(engines.select(name), directory)
+        for engine in engines.engines():
+            runs[engine.name] = _under(engine, directory)
         runs[ITS_OWN] = _under_its_own(directory)
         gc.freeze()
         samples: dict[str, dict[str, list[float]]] = {

@@ -17,11 +17,18 @@ def engines() -> list[Engine]:
     of: a handler installed later (faulthandler's, say) makes every trap a crash.
     """
     found: list[Engine] = []
-    for module, kind in (("wasmer", "Wasmer"), ("wasmtime", "Wasmtime")):
+    # Of wasmer the library, if there is one; its wheels are old, and for one interpreter only.
+    for module, kind in (
+        ("wasmer", "Wasmer"),
+        ("wasmer_wheel", "WasmerWheel"),
+        ("wasmtime", "Wasmtime"),
+    ):
+        if any(module.startswith(engine.name) for engine in found):
+            continue
         try:
             found.append(getattr(importlib.import_module(f"shim.engines.{module}"), kind)())
         except ImportError:
-            continue  # there are no wheels for this interpreter
+            continue  # it is not installed here
     # Else wasmtime's objects outlive what they need to delete themselves, and complain.
     atexit.register(engines.cache_clear)
     return found

@@ -1,10 +1,10 @@
 """How far a module's memory may grow, written into the module. Runs in: compiler.
 
 The engines offer no way that they share to limit the memory of a compiled module, but both obey the
-module's own maximum. The section of memories, and the type of each (WebAssembly binary format,
-5.5.8 and 5.3.8); all numbers are LEB128:
+module's own maximum. The content of the section of memories, and the type of each (WebAssembly
+binary format, 5.5.8 and 5.3.8); all numbers are LEB128:
 
-    | u8 5 | length | count | type ... |
+    | count | type ... |
     | flags: 1 has maximum, 2 shared, 4 of 64 bits | minimum [| maximum] |
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from shim.engines.base import HEADER, ModuleError
+from shim.engines.binary import number, sections
 
 _MEMORY_SECTION: Final = 5
 _HAS_MAXIMUM: Final = 1
@@ -26,34 +27,26 @@ def limit_memory(wasm: bytes, pages: int) -> bytes:
     what is not understood here must not be left without a limit.
     """
     parts = [wasm[:HEADER]]
-    position = HEADER
-    while position < len(wasm):
-        start = position
-        section = wasm[position]
-        length, position = _number(wasm, position + 1)
-        end = position + length
-        if end > len(wasm):
-            raise ModuleError("truncated wasm module: a section ends beyond it")
-        if section == _MEMORY_SECTION:
-            content = _limit_types(wasm[position:end], pages)
-            parts += [bytes([section]), _leb128(len(content)), content]
+    for section in sections(wasm):
+        if section.number == _MEMORY_SECTION:
+            content = _limit_types(wasm[section.content : section.end], pages)
+            parts += [bytes([section.number]), _leb128(len(content)), content]
         else:
-            parts.append(wasm[start:end])
-        position = end
+            parts.append(wasm[section.start : section.end])
     return b"".join(parts)
 
 
 def _limit_types(content: bytes, pages: int) -> bytes:
-    count, position = _number(content, 0)
+    count, position = number(content, 0)
     limited = _leb128(count)
     for _ in range(count):
-        flags, position = _number(content, position)
+        flags, position = number(content, position)
         if flags & ~_KNOWN_FLAGS:
             raise ModuleError("invalid wasm module: a memory of a kind that cannot be limited")
-        minimum, position = _number(content, position)
+        minimum, position = number(content, position)
         maximum = pages
         if flags & _HAS_MAXIMUM:
-            own, position = _number(content, position)
+            own, position = number(content, position)
             maximum = min(own, pages)
         if minimum > pages:
             raise ModuleError(f"its memory begins with {minimum} pages, and {pages} are allowed")
@@ -61,16 +54,6 @@ def _limit_types(content: bytes, pages: int) -> bytes:
     if position != len(content):
         raise ModuleError("invalid wasm module: its memory section has a wrong length")
     return limited
-
-
-def _number(data: bytes, position: int) -> tuple[int, int]:
-    """Return the LEB128 number at `position`, and where it ends."""
-    value = 0
-    for index, byte in enumerate(data[position : position + 10]):
-        value |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            return value, position + index + 1
-    raise ModuleError("invalid wasm module: a number without an end")
 
 
 def _leb128(value: int) -> bytes:

@@ -1,21 +1,23 @@
 """wasmer, with our own WASI (library).
 
-The store, the host functions and the import object are made once, before any fork; a guest only
-deserializes its artifact, instantiates it and calls `_start`. Loading uses an engine without a
-compiler.
+Driven through its C API, on any CPython. The engine, the store and the host functions are made
+once, before any fork: none of them starts a thread, and a guest only loads its artifact,
+instantiates it and calls `_start`.
 
-wasmer-python's types come without stubs, hence the `Any`s.
+A guest has a stack of wasmer's, 1 MiB, which the C API cannot change; host functions run on that of
+the process.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NoReturn
+import struct
+from typing import Final, NoReturn
 
-import wasmer
-import wasmer_compiler_cranelift  # here, because the compiler process has no file to import from
+import msgspec
 
+from shim.engines import libwasmer
 from shim.engines.base import (
     START,
     Grants,
@@ -24,34 +26,30 @@ from shim.engines.base import (
     cpu,
     internal_error,
     not_instantiated,
-    raised_in,
     trapped,
 )
-from shim.engines.gil_pool import GilPool
+from shim.engines.interface import Interface, interface_of
+from shim.engines.libwasmer import Vec, WasmerError, made
 from shim.engines.linking import Signature, check_export, link
 from shim.engines.text import assembled
+from shim.engines.wasmer_wasi import HostFunction
 from shim.wasi import preview1
-from shim.wasi.abi import Bound
 from shim.wasi.program import Program
 
 NAME: Final = "wasmer"
 _INITIALIZE: Final = "_initialize"
 
-_TYPES: Final = {"i32": wasmer.Type.I32, "i64": wasmer.Type.I64}
-_TYPE_NAMES: Final = {
-    int(getattr(wasmer.Type, name)): name.lower().replace("_", "")
-    for name in ("I32", "I64", "F32", "F64", "V128", "EXTERN_REF", "FUNC_REF")
+_PROPOSALS: Final = {
+    "threads": False,  # WASI preview 1 has none
+    "exceptions": True,
+    "relaxed_simd": True,
+    "wide_arithmetic": True,
 }
+"""What of wasmer's configuration is not its default; it has tail calls only with LLVM."""
 
-
-def _signature(kind: Any) -> Signature | None:
-    """Return the type of an import or export, if it is a function."""
-    if not isinstance(kind, wasmer.FunctionType):
-        return None
-    params, results = (
-        tuple(_TYPE_NAMES[int(value)] for value in values) for values in (kind.params, kind.results)
-    )
-    return Signature(params, results)
+# An artifact of ours: this, the interface, and what wasmer made.
+_HEAD: Final = struct.Struct("<8sII")
+_MAGIC: Final = b"wasmer\r\n"
 
 
 class Host:
@@ -59,108 +57,116 @@ class Host:
 
     def __init__(self) -> None:
         self.program = Program()
-        self.store = wasmer.Store(wasmer.engine.Universal(None))
-        self._functions: dict[str, Any] = {}
+        config, features = libwasmer.config_new(), libwasmer.features_new()
+        libwasmer.enable(features, _PROPOSALS)
+        libwasmer.config_set_features(config, features)
+        libwasmer.config_set_backend(config, libwasmer.CRANELIFT)
+        self.store = made(libwasmer.store_new(made(libwasmer.engine_new_with_config(config))))
+        self.functions: dict[tuple[str, str], HostFunction] = {}
         self.signatures: dict[tuple[str, str], Signature] = {}
         for name, bound in preview1.bind(self.program).items():
-            self._functions[name] = self._function(bound)
-            self.signatures[preview1.MODULE, name] = Signature(bound.params, bound.results)
-        self.variants: dict[tuple[str, Signature], Any] = {}
-        for name, bound in preview1.bind_variants(self.program).items():
-            self.variants[name, Signature(bound.params, bound.results)] = self._function(bound)
-        self._imports = wasmer.ImportObject()
-        self._imports.register(preview1.MODULE, self._functions)
-        self.gil_pool = GilPool(wasmer.wasmer.__file__, self._nest)
-
-    def _function(self, bound: Bound) -> Any:
-        params = [_TYPES[kind] for kind in bound.params]
-        results = [_TYPES[kind] for kind in bound.results]
-        return wasmer.Function(self.store, bound.call, wasmer.FunctionType(params, results))
-
-    def imports(self, variants: Mapping[str, Any]) -> Any:
-        """Return the import object, with these functions in the place of others."""
-        if not variants:
-            return self._imports
-        imports = wasmer.ImportObject()
-        imports.register(preview1.MODULE, {**self._functions, **variants})
-        return imports
-
-    def _nest(self, look: Callable[[], None]) -> None:
-        """Call `look` 1, 2, 4 and 2 extension calls deep (see `GilPool`)."""
-
-        class Annotation:
-            def __str__(self) -> str:
-                look()
-                return ""
-
-        def annotated() -> None: ...
-
-        annotated.__annotations__ = {"parameter": Annotation()}
-        try:  # one deep: the extension asks for the text of an annotation, and then dislikes it
-            wasmer.Function(self.store, annotated)
-        except RuntimeError:
-            pass
-        # Calling a host function from Python goes into the extension and back: two deep.
-        nothing = wasmer.FunctionType([], [])
-        inner = wasmer.Function(self.store, look, nothing)
-
-        def outer() -> None:
-            look()
-            inner()
-            look()
-
-        wasmer.Function(self.store, outer, nothing)()
+            place = preview1.MODULE, name
+            self.functions[place] = HostFunction(self.store, bound)
+            self.signatures[place] = Signature(bound.params, bound.results)
+        self.variants = {
+            (name, Signature(bound.params, bound.results)): HostFunction(self.store, bound)
+            for name, bound in preview1.bind_variants(self.program).items()
+        }
 
 
 class WasmerModule:
     """A module ready to be instantiated, once."""
 
-    def __init__(self, host: Host, module: Any) -> None:
+    def __init__(self, host: Host, module: int, interface: Interface) -> None:
         self._host = host
         self._module = module
-        self._variants: dict[str, Any] = {}
+        self._interface = interface
+        self._imports: list[int] = []
 
     def check(self, function: str = START) -> None:
         """See `Module.check`."""
-        wanted = [(w.module, w.name, _signature(w.type)) for w in self._module.imports]
-        host = self._host
-        for name, signature in link(wanted, host.signatures, host.variants).items():
-            self._variants[name] = host.variants[name, signature]
-        found = [export.type for export in self._module.exports if export.name == function]
-        check_export(function, bool(found), _signature(found[0]) if found else None)
+        host, imports, exports = self._host, *self._interface
+        chosen = link(imports, host.signatures, host.variants)
+        self._imports = [
+            (
+                host.variants[name, chosen[name]]
+                if name in chosen
+                else host.functions[module, name]
+            ).extern
+            for module, name, _ in imports
+        ]
+        found = [export.signature for export in exports if export.name == function]
+        check_export(function, bool(found), found[0] if found else None)
 
     def run(self, grants: Grants, function: str = START) -> NoReturn:
         """See `Module.run`."""
-        host = self._host
-        exports = {export.name for export in self._module.exports}
         try:
-            grants.give(host.program)
-            instance = wasmer.Instance(self._module, host.imports(self._variants))
-            found = instance.exports
-            if "memory" in exports and isinstance(found.memory, wasmer.Memory):
-                memory = found.memory
-                host.program.memory.attach(lambda: memoryview(memory.buffer))
-            if function != START and _INITIALIZE in exports:
-                _call(host, getattr(found, _INITIALIZE))
-            _call(host, getattr(found, function))
+            grants.give(self._host.program)
+            exports = self._instantiate()
+            for name in (_INITIALIZE, function) if function != START else (START,):
+                if name != _INITIALIZE or _INITIALIZE in exports:
+                    _call(exports[name])
+        except WasmerError as error:
+            trapped(not_instantiated(error))
         except BaseException as error:
-            trapped(_message(error))
+            trapped(internal_error(error))
         os._exit(0)
 
+    def _instantiate(self) -> dict[str, int]:
+        """Return the exports by name, as wasm_extern_t."""
+        trap = ctypes.c_void_p()
+        array = (ctypes.c_void_p * len(self._imports))(*self._imports)
+        imports = Vec(len(array), ctypes.addressof(array))
+        instance = libwasmer.instance_new(self._host.store, self._module, imports, trap)
+        if trap.value:
+            trapped(_message(trap.value))
+        found = Vec()
+        libwasmer.instance_exports(made(instance), found)
+        exports = dict(
+            zip((export.name for export in self._interface.exports), found.pointers(), strict=True)
+        )
+        memory = libwasmer.extern_as_memory(exports.get("memory"))
+        if memory:
+            self._host.program.memory.attach(lambda: _window(memory))
+        return exports
 
-def _call(host: Host, function: Callable[[], Any]) -> None:
-    with host.gil_pool.drained():
-        function()
+
+def _call(extern: int) -> None:
+    function = made(libwasmer.extern_as_func(extern))
+    results = Vec()
+    count = libwasmer.func_result_arity(function)
+    slots = (ctypes.c_uint64 * (2 * count))()
+    results = Vec(count, ctypes.addressof(slots))
+    trap = libwasmer.func_call(function, Vec(), results)
+    if trap:
+        trapped(_message(trap))
 
 
-def _message(error: BaseException) -> str:
-    """Tell a trap, which wasmer raises itself, from what escaped a host function of ours."""
-    if isinstance(error, RuntimeError) and raised_in(error) in ("_call", "run"):
-        reason, *frames = str(error).split("\n")
-        if reason.startswith("RuntimeError: "):
-            return backtrace(reason.removeprefix("RuntimeError: "), frames)
-        return not_instantiated(error)
-    return internal_error(error)
+def _window(memory: int) -> memoryview:
+    """Return a view of all of a memory, as long as it is now.
+
+    It does not move when it grows: wasmer reserves address space for 4 GiB.
+    """
+    size = libwasmer.memory_data_size(memory)
+    if size == 0:
+        return memoryview(bytearray())
+    address = libwasmer.memory_data(memory)
+    return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
+
+
+def _message(trap: int) -> str:
+    reason, frames = Vec(), Vec()
+    libwasmer.trap_message(trap, reason)
+    libwasmer.trap_trace(trap, frames)
+    text = reason.bytes().rstrip(b"\0").decode(errors="replace")
+    return backtrace(text, [_place(frame) for frame in frames.pointers()])
+
+
+def _place(frame: int) -> str:
+    function = libwasmer.frame_func_name(frame) or b"<unnamed>"
+    module = libwasmer.frame_module_name(frame) or b"<module>"
+    index, offset = libwasmer.frame_func_index(frame), libwasmer.frame_module_offset(frame)
+    return f"    at {function.decode()} ({module.decode()}[{index}]:{offset & 0xFFFFFFFF:#x})"
 
 
 class Wasmer:
@@ -168,32 +174,47 @@ class Wasmer:
 
     name: Final = NAME
     maps: Final = False
-    version: Final[str] = wasmer.__version__
+    version: Final = libwasmer.VERSION
 
     def __init__(self) -> None:
         self.host = Host()
+        features = " ".join(name for name, on in _PROPOSALS.items() if on)
+        self._fingerprint = f"{NAME} {self.version} {libwasmer.build()} {features} {cpu()}"
 
     def fingerprint(self) -> str:
         """See `Engine.fingerprint`."""
-        return f"{NAME} {self.version} cranelift universal {cpu()}"
+        return self._fingerprint
 
     def compile(self, wasm: bytes | memoryview) -> bytes:
         """See `Engine.compile`."""
         binary = assembled(wasm)
-        store = wasmer.Store(wasmer.engine.Universal(wasmer_compiler_cranelift.Compiler))
         try:
-            artifact: bytes = wasmer.Module(store, binary).serialize()
-        except RuntimeError as error:
+            module = made(libwasmer.module_new(self.host.store, _bytes(binary)))
+            native = Vec()
+            libwasmer.module_serialize(module, native)
+            if not native.data:
+                made(None)
+        except WasmerError as error:
             raise ModuleError(f"invalid wasm module: {error}") from None
-        return artifact
+        names = msgspec.msgpack.encode(interface_of(binary))
+        return b"".join((_HEAD.pack(_MAGIC, len(names), native.size), names, native.bytes()))
 
     def load(self, artifact: bytes | memoryview) -> WasmerModule:
         """See `Engine.load`."""
+        data = bytes(artifact)
         try:
-            module = wasmer.Module.deserialize(self.host.store, bytes(artifact))
-        except RuntimeError as error:
+            magic, names, size = _HEAD.unpack_from(data)
+            if magic != _MAGIC:
+                raise ValueError("not made by this engine")
+            start = _HEAD.size + names
+            if start + size > len(data):
+                raise ValueError("truncated")
+            found = msgspec.msgpack.decode(data[_HEAD.size : start], type=Interface)
+            native = _bytes(data, start, size)
+            module = made(libwasmer.module_deserialize(self.host.store, native))
+        except (struct.error, ValueError, msgspec.DecodeError, WasmerError) as error:
             raise ModuleError(f"unusable artifact: {error}") from None
-        return WasmerModule(self.host, module)
+        return WasmerModule(self.host, module, found)
 
     def load_file(self, path: str) -> WasmerModule:
         """See `Engine.load_file`."""
@@ -202,3 +223,9 @@ class Wasmer:
                 return self.load(file.read())
         except OSError as error:
             raise ModuleError(f"unusable artifact: {error.strerror}") from None
+
+
+def _bytes(data: bytes, start: int = 0, size: int | None = None) -> Vec:
+    """Return a vector of bytes, which lives no longer than they do."""
+    address = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
+    return Vec(len(data) if size is None else size, address + start)

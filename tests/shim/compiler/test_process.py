@@ -28,6 +28,7 @@ from shim.engines.text import assembled
 from shim.linux import clone, mounts
 from shim.linux.cgroups import Cgroup, hierarchies
 from tests.guests.build import SOURCES
+from tests.installed import ENGINES
 
 KEY = key(b"\1" * 32, "test")
 
@@ -590,11 +591,9 @@ def test_without_cgroups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiled(lambda module: module) == b"\0asm"
 
 
-@pytest.fixture(params=["wasmer", "wasmtime"])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Engine:
-    name = str(request.param)
-    pytest.importorskip(f"shim.engines.{name}")
-    return next(engine for engine in engines() if engine.name == name)
+    return next(engine for engine in engines() if engine.name == request.param)
 
 
 def really_compiled(

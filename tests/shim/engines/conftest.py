@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import os
 import resource
 import tempfile
@@ -16,6 +15,7 @@ import pytest
 
 from shim import engines
 from shim.engines.base import Engine, Grants, Module, ModuleError, Preopen
+from tests.installed import ENGINES
 
 _artifacts: dict[tuple[str, bytes], bytes] = {}
 
@@ -53,7 +53,7 @@ def _in_child(work: Callable[[], None], stdin: bytes = b"") -> Result:
 
 def artifact(engine: Engine, wasm: bytes) -> bytes:
     """Compile in a child, since that may start threads; raise what it raised."""
-    key = engine.name, hashlib.sha256(wasm).digest()
+    key = engine.fingerprint(), hashlib.sha256(wasm).digest()
     if key not in _artifacts:
 
         def compile_() -> None:
@@ -118,10 +118,6 @@ class Runner:
             module.run(grants, function)
 
         return _in_child(run, stdin)
-
-
-# By name: pytest's faulthandler has to be in place before the engines' handlers are.
-ENGINES = [name for name in ("wasmer", "wasmtime") if importlib.util.find_spec(name)]
 
 
 @pytest.fixture(params=ENGINES)

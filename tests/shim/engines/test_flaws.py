@@ -10,9 +10,12 @@ import wasmtime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.engines import engines, flaws
+from shim.engines import engines, flaws, select
 from shim.engines.base import ModuleError
 from tests.guests.build import SOURCES, build, names
+from tests.installed import LIBWASMER, needs_libwasmer, needs_wheels
+
+from .conftest import Runner
 
 
 class EngineOf:
@@ -208,7 +211,21 @@ def test_a_later_version_has_outlived_its_flaws(name: str, version: str, flawed:
 
 def test_the_table_is_about_engines_there_are() -> None:
     for engine in engines():
-        assert bool(flaws.known(engine)) is (engine.name == "wasmer")
+        assert bool(flaws.known(engine)) is (engine.name == "wasmer" and not LIBWASMER)
+
+
+@needs_wheels
+def test_the_wheels_are_in_the_table() -> None:
+    from shim.engines.wasmer_wheel import WasmerWheel
+
+    assert flaws.known(WasmerWheel())
+
+
+@needs_libwasmer
+def test_the_library_gets_right_what_the_wheels_get_wrong() -> None:
+    """239, as the guest says."""
+    wasm = bytes(wasmtime.wat2wasm((SOURCES / "simd.wat").read_text()))
+    assert Runner(select("wasmer"))(wasm).status == 239
 
 
 def test_the_guest_of_other_tests_is_one() -> None:

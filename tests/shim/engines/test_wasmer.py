@@ -1,62 +1,116 @@
-"""What only wasmer has: our host functions under it."""
+"""What only libwasmer has: our host functions and artifacts under its C API."""
 
 from __future__ import annotations
 
+import os
+import struct
+from typing import TYPE_CHECKING
+
 import pytest
 
-pytest.importorskip("wasmer")
-
 from shim import engines
-from shim.engines.wasmer import Wasmer
+from shim.engines.base import ModuleError
 from shim.wasi import abi
-from tests.guests.assemble import CALL, DROP, I32, Function, Import, Type, module
+from shim.wasi.errno import Refused
+from tests.guests.build import build
+from tests.installed import needs_libwasmer
 
-from .conftest import Runner
+from .conftest import Runner, artifact
 
+if TYPE_CHECKING:
+    from shim.engines.wasmer import Wasmer
 
-@pytest.fixture
-def engine() -> Wasmer:
-    found = engines.select("wasmer")
-    assert isinstance(found, Wasmer)
-    return found
-
-
-def test_the_counter_of_pools_is_found(engine: Wasmer) -> None:
-    assert engine.host.gil_pool.found
+pytestmark = needs_libwasmer
 
 
-WRONG_TRAPS = {  # where nothing is out of bounds
-    "a word at the very end": """
-        (memory 1)
-        (func $f (param i32) (result i32) (i32.extend8_s (i32.load (local.get 0))))
-        (func (export "_start") (drop (call $f (i32.const 0xfffc))))""",
-    "bytes at the end of 4 GiB": """
-        (memory 65536)
-        (func (export "_start")
-            (memory.fill (i32.const 0xffff_fff0) (i32.const 1) (i32.const 16)))""",
-}
+def another() -> Wasmer:
+    """Make an engine with the host functions of now."""
+    from shim.engines.wasmer import Wasmer
+
+    return Wasmer()
 
 
-@pytest.mark.parametrize("place", WRONG_TRAPS)
-def test_where_it_differs_from_wasmtime(place: str) -> None:
-    """All that is known beside what `flaws` is about; docs/security.md tells of it."""
-    wasm = f"(module {WRONG_TRAPS[place]})".encode()
-    assert Runner(engines.select("wasmtime"))(wasm).status == 0
-    told = Runner(engines.select("wasmer"))(wasm)
-    assert told.status == 134
-    assert told.stderr.startswith(b"pywasm: wasm trap: out of bounds memory access\n")
+def test_it_wins_over_the_wheels() -> None:
+    from shim.engines.wasmer import Wasmer
+
+    assert isinstance(engines.engines()[0], Wasmer)
+    assert [engine.name for engine in engines.engines()] == ["wasmer", "wasmtime"]
 
 
-def test_a_mistake_of_ours_is_named(engine: Wasmer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_ours_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends the guest, with a line that names the function, and no Python traceback."""
 
     def sched_yield(program: object) -> None:
         raise KeyError("mistake")
 
     monkeypatch.setitem(abi.HOSTS, "sched_yield", sched_yield)
-    broken = Wasmer()
-    imports = [Import("wasi_snapshot_preview1", "sched_yield", Type((), (I32,)))]
-    wasm = module(Function(CALL + b"\0" + DROP, export="_start"), imports=imports)
-    result = Runner(broken)(wasm)
+    wasm = b"""(module
+        (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+        (func (export "_start") (drop (call $yield))))"""
+    result = Runner(another())(wasm)
     assert result.status == 134
     assert result.stderr == b"pywasm: internal error in sched_yield: KeyError: 'mistake'\n"
+
+
+def test_parameters_of_all_types_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their slots, signed, and the result goes back."""
+    seen = []
+
+    def fd_seek(program: object, fd: int, offset: int, whence: int, result: int) -> None:
+        seen.append((fd, offset, whence, result))
+        raise Refused(int(seen == [(-1, -(1 << 63), 0x7FFFFFFF, 5)]) + 40)
+
+    fd_seek.__annotations__ = dict(zip("pabcdr", ("", "Fd", "S64", "U32", "Ptr", ""), strict=True))
+    monkeypatch.setitem(abi.HOSTS, "fd_seek", fd_seek)
+    wasm = b"""(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (import "wasi_snapshot_preview1" "fd_seek"
+            (func $seek (param i32 i64 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (func (export "_start") (call $exit (call $seek (i32.const -1)
+            (i64.const 0x8000000000000000) (i32.const 0x7fffffff) (i32.const 5)))))"""
+    assert Runner(another())(wasm).status == 41
+
+
+WIDE = """
+    (func (export "f") (param v128) (result v128) (local.get 0))
+    (global (export "g") v128 (v128.const i64x2 0 0))
+    (tag (export "t") (param v128))"""
+
+
+def test_types_that_the_c_api_has_no_word_for() -> None:
+    """At which it would end the process."""
+    run = Runner(engines.select("wasmer"))
+    assert run(f'(module {WIDE} (func (export "_start")))'.encode()).status == 0
+    with pytest.raises(ModuleError, match=r"`f` is \(v128\) -> \(v128\), it must not take param"):
+        run.check(f"(module {WIDE})".encode(), "f")
+    imported = '(import "wasi_snapshot_preview1" "fd_write" (func (param v128)))'
+    with pytest.raises(ModuleError, match=r"the module takes it for \(v128\) -> \(\)"):
+        run.check(f'(module {imported} (func (export "_start")))'.encode())
+
+
+def test_the_result_of_a_function_may_be_of_any_type() -> None:
+    run = Runner(engines.select("wasmer"))
+    for kind in ("i64", "f32", "f64", "v128", "funcref", "externref"):
+        function = f'(func (export "_start") (result {kind} i32) unreachable)'
+        assert run(f"(module {function})".encode()).status == 134
+    for value in ("(v128.const i64x2 1 2)", "(ref.null extern)", "(ref.null func)", "(ref.func 0)"):
+        kind = value.split(".")[0].strip("(").replace("ref", "funcref")
+        kind = "externref" if "extern" in value else kind
+        function = f'(func (export "_start") (result {kind}) {value})'
+        assert run(f"(module {function})".encode()).status == 0
+
+
+@pytest.mark.parametrize("position", [0, 8, 12])
+def test_what_is_plainly_no_artifact(position: int) -> None:
+    engine = engines.select("wasmer")
+    made = bytearray(artifact(engine, build("hello").read_bytes()))
+    made[position : position + 4] = struct.pack("<I", 0xFFFF0000)
+    with pytest.raises(ModuleError, match=r"^unusable artifact: "):
+        engine.load(bytes(made))
+
+
+def test_neither_an_engine_nor_a_module_starts_a_thread() -> None:
+    before = os.listdir("/proc/self/task")
+    another().load(artifact(engines.select("wasmer"), build("hello").read_bytes())).check()
+    assert os.listdir("/proc/self/task") == before

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.util
 import os
 import stat
 import struct
@@ -28,6 +27,7 @@ from proto import task_v2_pb2 as api
 from proto.task_pb2 import Status
 from shim.ttrpc import Client, Code, RpcError
 from tests.guests.assemble import END, HEADER, leb
+from tests.installed import ENGINES
 from tests.shim.task_api import POD, Container, Ended, Shim, call
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -179,12 +179,7 @@ class Yard:
         return found
 
 
-# By name: pytest's faulthandler has to be in place before the engines' handlers are.
-@pytest_asyncio.fixture(
-    scope="module",
-    loop_scope="module",
-    params=[name for name in ("wasmer", "wasmtime") if importlib.util.find_spec(name)],
-)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def pod(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Yard]:

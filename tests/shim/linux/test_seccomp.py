@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import importlib.util
 import json
 import os
 import struct
@@ -25,6 +24,7 @@ from shim.linux.clone import clone, wait
 from shim.linux.credentials import become, no_new_privs, set_pdeathsig
 from shim.linux.libc import LIBC, NUMBERS
 from tests.guests.build import build
+from tests.installed import ENGINES
 from tests.integration.containerd import Containerd
 
 InChild = Callable[..., None]
@@ -391,10 +391,7 @@ def test_threads_under_the_default_profile(default_profile: Seccomp, in_child: I
     in_child(entry)
 
 
-KINDS = [name for name in ("wasmer", "wasmtime") if importlib.util.find_spec(name)]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("guest", ["hello", "files"])
 def test_guest_under_the_default_profile(
     kind: str, guest: str, default_profile: Seccomp, tmp_path: Path

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from shim.wasi import errno, filetypes, rights
 from shim.wasi.descriptors import Descriptor
 from tests.guests.build import build
+from tests.installed import ENGINES
 
 from .conftest import Guest
 
@@ -209,9 +209,6 @@ def test_names_swapped_while_looking(started: Guest, root: Path) -> None:
         os.waitpid(swapper, 0)
     assert {b"app", errno.NOTCAPABLE} <= seen
     assert seen <= {b"app", b"root", errno.NOTCAPABLE, NOENT, errno.AGAIN}
-
-
-ENGINES = [name for name in ("wasmer", "wasmtime") if importlib.util.find_spec(name)]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
