@@ -14,6 +14,7 @@ from proto import task_v2_pb2 as api
 from shim.engines import engines
 from shim.ttrpc import Code, RpcError
 from tests.guests.build import SOURCES, build
+from tests.installed import LIBWASMER, WHEELS, needs_libwasmer
 from tests.shim.task_api import Container, Shim, call
 
 ENGINES = [engine.name for engine in engines()]
@@ -332,8 +333,9 @@ async def test_text_as_an_entrypoint(shim: Shim, engine: str) -> None:
 
 
 needs_both = pytest.mark.skipif(len(ENGINES) < 2, reason="there is one engine only")
+by_wheels = pytest.mark.skipif(LIBWASMER or not WHEELS, reason="wasmer is not that of the wheels")
 
-# A tail call, which is younger than wasmer 1.1.
+# A tail call, which wasmer has only with LLVM.
 TAIL_CALL = '(module (func $f) (func (export "_start") return_call $f))'
 
 
@@ -362,7 +364,15 @@ async def simd(shim: Shim, id: str, **spec: Any) -> tuple[int, str]:
     return ended.status, created
 
 
-@needs_both
+@needs_libwasmer
+async def test_simd_under_wasmer(shim: Shim) -> None:
+    for id, spec in (("default", {}), ("demanded", annotated(engine="wasmer"))):
+        status, created = await simd(shim, id, **spec)
+        assert status == 239
+        assert "engine=wasmer" in created
+
+
+@by_wheels
 async def test_what_wasmer_gets_wrong_goes_to_wasmtime(shim: Shim) -> None:
     for id in ("first", "second"):
         status, created = await simd(shim, id)
@@ -374,7 +384,7 @@ async def test_what_wasmer_gets_wrong_goes_to_wasmtime(shim: Shim) -> None:
     assert len(os.listdir(shim.directory / "state" / "artifacts")) == 2
 
 
-@needs_both
+@by_wheels
 async def test_a_demand_for_what_is_not_safe(shim: Shim) -> None:
     shim.env["PYWASM_CONFIG"] = str(shim.directory / "config.toml")
     settings = shim.directory / "config.toml"
@@ -394,7 +404,7 @@ async def test_a_demand_for_what_is_not_safe(shim: Shim) -> None:
     assert (await simd(shim, "preferred"))[0] == 239
 
 
-@needs_both
+@by_wheels
 async def test_a_further_process_that_wasmer_gets_wrong(shim: Shim) -> None:
     shutil.copy(SOURCES / "simd.wat", shim.rootfs / "simd.wat")
     container = await container_of(shim, "x", "/idle.wasm", **annotated(engine="wasmer"))

@@ -229,6 +229,7 @@ def test_a_program(engine: str, root: Path) -> None:
                     artifact.write_bytes(selected.compile(wasm))
                     os._exit(0)
                 module = selected.load(artifact.read_bytes())
+                module.check()
                 os.chroot(root)
                 slash, app = (
                     Preopen(name, os.open(name, os.O_PATH | os.O_DIRECTORY))
