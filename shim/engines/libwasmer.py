@@ -1,6 +1,7 @@
 """libwasmer: wasmer's C API, by ctypes (library).
 
-The functions are those of the standard wasm.h, and few of wasmer's own. They are called with the
+The functions are those of the standard wasm.h, and few of wasmer's own. A library that
+`scripts/build-wasmer` has made has some of ours besides (`libwasmer.rs`). They are called with the
 interpreter lock held: there is no other thread to give it to, and every host call would have to
 take it again.
 
@@ -96,6 +97,17 @@ frame_func_name = _function("wasm_frame_func_name", ctypes.c_char_p, _POINTER)
 frame_module_name = _function("wasm_frame_module_name", ctypes.c_char_p, _POINTER)
 
 byte_vec_delete = _function("wasm_byte_vec_delete", None, _VEC)
+
+OURS: Final = hasattr(_library, "pywasm_engine_new")
+"""Whether the library has what the C API lacks."""
+
+if OURS:
+    our_set_stack_size = _function("pywasm_set_stack_size", None, ctypes.c_size_t)
+    our_engine_new = _function("pywasm_engine_new", _POINTER, _POINTER)
+    our_module_deserialize_file = _function(
+        "pywasm_module_deserialize_file", _POINTER, _POINTER, ctypes.c_char_p
+    )
+    our_func_new = _function("pywasm_func_new", _POINTER, _POINTER, _POINTER, _POINTER)
 
 VERSION: Final[str] = _version().decode()
 if int(VERSION.partition(".")[0]) < _OLDEST:

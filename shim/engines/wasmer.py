@@ -4,8 +4,9 @@ Driven through its C API, on any CPython. The engine, the store and the host fun
 once, before any fork: none of them starts a thread, and a guest only loads its artifact,
 instantiates it and calls `_start`.
 
-A guest has a stack of wasmer's, 1 MiB, which the C API cannot change; host functions run on that of
-the process.
+A guest has a stack of wasmer's; host functions run on that of the process. What the standard C API
+lacks a library of ours has (`libwasmer.rs`): without it that stack is of 1 MiB, and each guest has
+copies of its artifact, of five times the native code.
 """
 
 from __future__ import annotations
@@ -47,9 +48,14 @@ _PROPOSALS: Final = {
 }
 """What of wasmer's configuration is not its default; it has tail calls only with LLVM."""
 
-# An artifact of ours: this, the interface, and what wasmer made.
-_HEAD: Final = struct.Struct("<8sII")
-_MAGIC: Final = b"wasmer\r\n"
+_STACK: Final = 6 << 20  # bytes, as under wasmtime
+
+# An artifact: this, what wasmer made, the length of the interface, and the interface. An ELF image
+# has room for this in its own head (e_ident), or it could not be mapped.
+_HEAD: Final = struct.Struct("<12sI")
+_ELF: Final = b"\x7fELF"
+_MAGIC: Final = b"pywasmer\0\0\0\0"
+_LENGTH: Final = struct.Struct("<I")
 
 
 class Host:
@@ -57,11 +63,7 @@ class Host:
 
     def __init__(self) -> None:
         self.program = Program()
-        config, features = libwasmer.config_new(), libwasmer.features_new()
-        libwasmer.enable(features, _PROPOSALS)
-        libwasmer.config_set_features(config, features)
-        libwasmer.config_set_backend(config, libwasmer.CRANELIFT)
-        self.store = made(libwasmer.store_new(made(libwasmer.engine_new_with_config(config))))
+        self.store = made(libwasmer.store_new(_engine()))
         self.functions: dict[tuple[str, str], HostFunction] = {}
         self.signatures: dict[tuple[str, str], Signature] = {}
         for name, bound in preview1.bind(self.program).items():
@@ -72,6 +74,18 @@ class Host:
             (name, Signature(bound.params, bound.results)): HostFunction(self.store, bound)
             for name, bound in preview1.bind_variants(self.program).items()
         }
+
+
+def _engine() -> int:
+    features = libwasmer.features_new()
+    libwasmer.enable(features, _PROPOSALS)
+    if libwasmer.OURS:
+        libwasmer.our_set_stack_size(_STACK)
+        return made(libwasmer.our_engine_new(features))
+    config = libwasmer.config_new()
+    libwasmer.config_set_features(config, features)
+    libwasmer.config_set_backend(config, libwasmer.CRANELIFT)
+    return made(libwasmer.engine_new_with_config(config))
 
 
 class WasmerModule:
@@ -173,7 +187,7 @@ class Wasmer:
     """The engine."""
 
     name: Final = NAME
-    maps: Final = False
+    maps: Final = libwasmer.OURS
     version: Final = libwasmer.VERSION
 
     def __init__(self) -> None:
@@ -196,33 +210,63 @@ class Wasmer:
                 made(None)
         except WasmerError as error:
             raise ModuleError(f"invalid wasm module: {error}") from None
+        body = native.bytes()
+        head, body = (body[:12], body[16:]) if body.startswith(_ELF) else (_MAGIC, body)
         names = msgspec.msgpack.encode(interface_of(binary))
-        return b"".join((_HEAD.pack(_MAGIC, len(names), native.size), names, native.bytes()))
+        size = _LENGTH.pack(native.size)
+        return b"".join((head, size, body, _LENGTH.pack(len(names)), names))
 
     def load(self, artifact: bytes | memoryview) -> WasmerModule:
         """See `Engine.load`."""
         data = bytes(artifact)
         try:
-            magic, names, size = _HEAD.unpack_from(data)
-            if magic != _MAGIC:
-                raise ValueError("not made by this engine")
-            start = _HEAD.size + names
-            if start + size > len(data):
-                raise ValueError("truncated")
-            found = msgspec.msgpack.decode(data[_HEAD.size : start], type=Interface)
-            native = _bytes(data, start, size)
-            module = made(libwasmer.module_deserialize(self.host.store, native))
-        except (struct.error, ValueError, msgspec.DecodeError, WasmerError) as error:
+            start, size = _native(data)
+            names = _interface(data[start + size :])
+            vector = _bytes(data, start, size)
+            module = made(libwasmer.module_deserialize(self.host.store, vector))
+        except (ValueError, WasmerError) as error:
             raise ModuleError(f"unusable artifact: {error}") from None
-        return WasmerModule(self.host, module, found)
+        return WasmerModule(self.host, module, names)
 
     def load_file(self, path: str) -> WasmerModule:
         """See `Engine.load_file`."""
         try:
             with open(path, "rb") as file:
-                return self.load(file.read())
+                if not self.maps:
+                    return self.load(file.read())
+                _, size = _native(file.read(_HEAD.size))
+                file.seek(size)
+                names = _interface(file.read())
+            name = os.fsencode(path)
+            module = made(libwasmer.our_module_deserialize_file(self.host.store, name))
         except OSError as error:
             raise ModuleError(f"unusable artifact: {error.strerror}") from None
+        except (ValueError, WasmerError) as error:
+            raise ModuleError(f"unusable artifact: {error}") from None
+        return WasmerModule(self.host, module, names)
+
+
+def _native(data: bytes) -> tuple[int, int]:
+    """Return where in an artifact that begins like this is what wasmer made, and how long it is."""
+    if len(data) < _HEAD.size:
+        raise ValueError("truncated")
+    magic, size = _HEAD.unpack_from(data)
+    if magic == _MAGIC:
+        return _HEAD.size, size
+    if magic.startswith(_ELF):
+        return 0, size
+    raise ValueError("not made by this engine")
+
+
+def _interface(data: bytes) -> Interface:
+    """Decode the interface that this begins with."""
+    if len(data) < _LENGTH.size:
+        raise ValueError("truncated")
+    (length,) = _LENGTH.unpack_from(data)
+    try:
+        return msgspec.msgpack.decode(data[_LENGTH.size :][:length], type=Interface)
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _bytes(data: bytes, start: int = 0, size: int | None = None) -> Vec:

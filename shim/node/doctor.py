@@ -87,7 +87,9 @@ def _engines() -> Iterator[Finding]:
     if not found:
         yield Finding(False, f"no engine can be imported by CPython {version}")
     elif found[0].name != "wasmer":
-        yield Finding(None, f"no wasmer: it has no wheels for CPython {version}")
+        yield Finding(
+            None, f"no wasmer: no libwasmer.so in {sys.prefix}/lib, no wheels for {version}"
+        )
 
 
 def _settings() -> Finding:
