@@ -105,7 +105,8 @@ static void start(long argc, char **argv) {
     char number[] = {'0' + (argc - 1) / 10, '0' + (argc - 1) % 10, 0}, *end = request + FIELDS_LIMIT;
     long connection = zygote(), size = CALL(getcwd, request, FIELDS_LIMIT, 0, 0);
     char *at = request + size;
-    if (connection < 0 || size < 0 || *request != '/' || argc > 100)
+    /* The first three are taken, unless one of them is closed: that is not ours to fill. */
+    if (connection < 3 || size < 0 || *request != '/' || argc > 100)
         return;
     for (unsigned i = 0; i < sizeof forwarded / sizeof *forwarded; i++)
         at = put(at, end, variable(forwarded[i], "")) + 1;

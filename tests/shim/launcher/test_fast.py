@@ -192,6 +192,21 @@ def test_whoever_gets_no_answer_leaves_it_to_the_other(
     assert told.read_bytes() == b"|".join([*START, os.fsencode(run_dir), stdin])
 
 
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_who_lacks_a_stream_leaves_it_to_the_other(
+    launchers: Launchers, run_dir: Path, tmp_path: Path, told: Path, closed: int
+) -> None:
+    """A connection in its place would be read for input, or answered to itself."""
+    zygote = Zygote(run_dir, b"\0unix:///an/address")
+    without = tmp_path / "without"
+    without.write_text(f'#!/bin/sh\nexec {launchers.fast} "$@" {closed}>&-\n')
+    without.chmod(0o755)
+    run(without, START, tmp_path, {"PYWASM_RUN": str(run_dir)})
+    zygote.close()
+    assert told.read_bytes().startswith(b"|".join(START))
+    assert zygote.requests == []
+
+
 @pytest.mark.parametrize("why", ["absent", "dead", "open to others", "a link", "another's", "long"])
 def test_a_zygote_that_cannot_be_trusted_is_not_asked(
     launchers: Launchers, run_dir: Path, tmp_path: Path, told: Path, why: str
