@@ -91,6 +91,10 @@ class Container(Program, ABC):
             return
         if self._oom is not None:
             self._oom.look()  # before anybody hears of the exit, whose reason it may be
+        if self._paused:  # what is left is to end, too, and nobody can resume what has ended
+            self._paused = False
+            with contextlib.suppress(OSError):
+                self._cgroup().thaw()
         for execution in self.execs.values():
             execution.container_has_ended()
         if not self._has_pid_namespace:
@@ -195,6 +199,8 @@ class Container(Program, ABC):
         """Stop all programs where they stand. Raises RpcError unless it runs, OSError."""
         if self.status != Status.RUNNING:
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot pause a {self.state()} container")
+        if self.has_ended:
+            raise RpcError(Code.FAILED_PRECONDITION, "cannot pause a container that has ended")
         cgroup = self._cgroup()
         self._paused = True  # who kills it from now on lets it go on
         try:
@@ -206,7 +212,7 @@ class Container(Program, ABC):
             raise
         if not self._paused:
             cgroup.thaw()
-            raise RpcError(Code.FAILED_PRECONDITION, "cannot pause a container that is killed")
+            raise RpcError(Code.FAILED_PRECONDITION, "cannot pause a container that ends")
 
     def resume(self) -> None:
         """Let them go on. Raises RpcError unless it is paused, OSError."""

@@ -658,6 +658,9 @@ async def test_its_exit_is_the_last_to_be_told(shim: Shim, topics: list[str]) ->
         container.client, "Start", api.StartRequest(id="x", exec_id="two")
     )
     assert (code, message) == (Code.FAILED_PRECONDITION, "cannot exec: the container does not run")
+    # Nobody could let it go on: who kills it is told that it has ended.
+    code, message = await refused(container.client, "Pause", api.PauseRequest(id="x"))
+    assert (code, message) == (Code.FAILED_PRECONDITION, "cannot pause a container that has ended")
     assert "/tasks/exit" not in topics
     go.touch()
     await starting
