@@ -1,10 +1,11 @@
 """Work that may block, in a process of its own: the shim's loop waits for nobody. Runs in: shim."""
 
+import signal
 from collections.abc import Callable
 
 from oci.runtime import SpecError
 from shim.guest import control
-from shim.linux import clone
+from shim.linux import clone, credentials
 from shim.linux.reaping import ended
 
 
@@ -13,6 +14,8 @@ async def apart(work: Callable[[], None]) -> None:
     ours, theirs = control.pair()
 
     def entry() -> None:
+        # It has the shim's descriptors: containerd would not see that the shim has ended.
+        credentials.set_pdeathsig(signal.SIGKILL)
         try:
             work()
             control.send(theirs, control.Continue())

@@ -2,12 +2,17 @@
 
 import asyncio
 import os
+import select
 import signal
+import time
 
 import pytest
 
 from oci.runtime import SpecError
 from shim.daemon.containers.apart import apart
+from shim.linux import clone
+from shim.linux.reaping import ended
+from tests.shim.daemon.patience import until
 
 
 async def test_it_is_done_elsewhere_while_the_loop_goes_on() -> None:
@@ -70,3 +75,22 @@ async def test_who_gives_up_ends_it_and_waits_for_nothing(monkeypatch: pytest.Mo
     assert blocking == [False]
     os.close(started)
     os.close(tell)
+
+
+async def test_it_does_not_outlive_its_shim() -> None:
+    """It has all of that one's descriptors: who waits for the shim's end would wait for its."""
+    started, tell = os.pipe()
+
+    def work() -> None:
+        os.write(tell, b"x")
+        time.sleep(60)
+
+    shim = clone.clone(lambda: asyncio.run(apart(work)))
+    os.close(tell)
+    assert os.read(started, 1) == b"x"
+    signal.pidfd_send_signal(shim.pidfd, signal.SIGKILL)
+    assert await ended(shim) == 137
+    poll = select.poll()
+    poll.register(started, 0)  # and its end, which is always told
+    await until(lambda: bool(poll.poll(0)))
+    os.close(started)
