@@ -12,7 +12,7 @@ def private_directory(path: str) -> None:
     try:
         os.mkdir(path, 0o700)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         os.mkdir(path, 0o700)
     except FileExistsError:
         status = os.lstat(path)

@@ -112,9 +112,13 @@ def _directories() -> Iterator[Finding]:
     from shim.linux.directories import private_directory
 
     artifacts = os.path.join(os.environ.get("PYWASM_STATE") or STATE_DIRECTORY, "artifacts")
+    run = os.environ.get("PYWASM_RUN") or os.fsdecode(RUN_DIRECTORY)
     try:
         os.close(open_directory(artifacts))
-        private_directory(directory(os.environ.get("PYWASM_RUN") or os.fsdecode(RUN_DIRECTORY)))
+        for path in (run, directory(run)):
+            private_directory(path)
+            if os.stat(path).st_mode & 0o077:  # there the launcher would not look for a zygote
+                raise PermissionError(errno.EACCES, "others may enter it", path)
     except OSError as error:
         yield Finding(False, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
     else:

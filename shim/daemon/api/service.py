@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -59,7 +60,7 @@ class TaskService:
         self._log = log
         self._creator = Creator(namespace, artifacts, runtime, forbidden, log)
         self._containers: dict[str, Container] = {}
-        self._creating: set[str] = set()
+        self._creating: dict[str, asyncio.Task[Any] | None] = {}
         self._remembered: dict[str, str] = {}
         """Containers that have no `delete` of their own, and the bundle of the sandbox that has."""
         self._early = early
@@ -104,7 +105,7 @@ class TaskService:
                 raise RpcError(Code.INVALID_ARGUMENT, f"{field}: contains a NUL character")
         if request.checkpoint:
             raise RpcError(Code.UNIMPLEMENTED, "restoring a checkpoint is not implemented")
-        self._creating.add(request.id)
+        self._creating[request.id] = asyncio.current_task()
         self.joining.arrived(request.id)
         try:
             stdio = self._stdio(request.id, request)
@@ -120,7 +121,7 @@ class TaskService:
             self._containers[request.id] = container
             self._remember(container)
         finally:
-            self._creating.discard(request.id)
+            del self._creating[request.id]
             self._leave()  # where it failed, and containerd had given up before
         self._publisher.publish(
             events_pb2.TaskCreate(
@@ -244,6 +245,7 @@ class TaskService:
 
     async def kill(self, request: api.KillRequest, _: Context) -> Empty:
         """Send a signal to a program, or to all of a container."""
+        await self._created(request.id)
         program = self._program(request.id, request.exec_id)
         if program.has_ended and request.signal and self._container(request.id).is_crios:
             # CRI-O does not hear of the end of what it had started before its own restart. It stops
@@ -257,6 +259,7 @@ class TaskService:
 
     async def delete(self, request: api.DeleteRequest, _: Context) -> api.DeleteResponse:
         """Free a program that has ended or was never started."""
+        await self._created(request.id)
         container = self._container(request.id)
         if request.exec_id:
             return await self._delete_exec(container, request.exec_id)
@@ -376,7 +379,17 @@ class TaskService:
         """End this shim as soon as it has nothing left; `id` is not waited for."""
         self._dismissed = True
         self.joining.arrived(id)
+        if creating := self._creating.get(id):
+            creating.cancel()  # containerd has given up, and will ask for nothing more
         self._leave()
+
+    async def _created(self, id: str) -> None:
+        """Wait for a Create of `id` that is under way, as runc's shim does.
+
+        Who has given one up deletes what comes of it.
+        """
+        if creating := self._creating.get(id):
+            await asyncio.wait({creating})
 
     async def discard_early(self) -> None:
         """End the guest whose Create does not come."""

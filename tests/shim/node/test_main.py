@@ -134,3 +134,7 @@ def test_doctor_finds_directories_that_the_shim_refuses(
     os.chown(state / "artifacts", 0, 0)
     (run_directory / "s").chmod(0o777)
     assert f"FAIL  {run_directory}/s: expected a directory that only its owner" in report()
+    (run_directory / "s").chmod(0o700)
+    run_directory.chmod(0o755)
+    assert f"FAIL  {run_directory}: others may enter it" in report()
+    run_directory.chmod(0o700)
