@@ -96,24 +96,24 @@ static long zygote(void) {
         !is_ours(directory, S_IFDIR, 077) || !is_ours(path, S_IFSOCK, 0))
         return -1;
     long connection = CALL(socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, 0);
-    return CALL(connect, connection, &address, sizeof address, 0) < 0 ? -1 : connection;
+    /* The first three are taken, unless one of them is closed: that is not ours to fill. */
+    return connection < 3 || CALL(connect, connection, &address, sizeof address, 0) < 0 ? -1 : connection;
 }
 
 /* Asks the zygote, prints its answer and ends; returns if there is none, with the same standard input. */
 static void start(long argc, char **argv) {
     static const char *const forwarded[] = {"TTRPC_ADDRESS", "MAX_SHIM_VERSION", "PYWASM_STATE", "PYWASM_CONFIG"};
     char number[] = {'0' + (argc - 1) / 10, '0' + (argc - 1) % 10, 0}, *end = request + FIELDS_LIMIT;
-    long connection = zygote(), size = CALL(getcwd, request, FIELDS_LIMIT, 0, 0);
+    long connection, size = CALL(getcwd, request, FIELDS_LIMIT, 0, 0);
     char *at = request + size;
-    /* The first three are taken, unless one of them is closed: that is not ours to fill. */
-    if (connection < 3 || size < 0 || *request != '/' || argc > 100)
+    if (size < 0 || *request != '/' || argc > 100)
         return;
     for (unsigned i = 0; i < sizeof forwarded / sizeof *forwarded; i++)
         at = put(at, end, variable(forwarded[i], "")) + 1;
     at = put(at, end, number + (argc <= 10)) + 1;
     for (long i = 1; i < argc; i++)
         at = put(at, end, argv[i]) + 1;
-    if (at > end)
+    if (at > end || (connection = zygote()) < 0) /* last: it forks for each connection */
         return;
     char *input = at;
     while (at - input <= STDIN_LIMIT && (size = CALL(read, 0, at, CHUNK, 0)) > 0)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,9 @@ from tests.shim.launching import ROOT, zygotes
 
 COMMAND = "containerd-shim-pywasm-v1"
 BUILD = "0123456789ab"
+
+
+_END = b"no more requests"
 
 
 class Launchers(NamedTuple):
@@ -80,14 +84,16 @@ class Zygote:
                 request = bytearray()
                 while block := connection.recv(1 << 20):
                     request += block
-                if not request:
+                if request == _END:
                     return
                 self.requests.append(bytes(request))
-                connection.sendall(self._answer)
+                with suppress(BrokenPipeError):
+                    connection.sendall(self._answer)
 
     def close(self) -> None:
         with socket.socket(socket.AF_UNIX) as last:
             last.connect(self.path)
+            last.sendall(_END)
         self._thread.join()
         self._listener.close()
         os.unlink(self.path)
@@ -233,6 +239,18 @@ def test_a_zygote_that_cannot_be_trusted_is_not_asked(
     if why not in ("absent", "dead"):
         zygote.close()
         assert zygote.requests == []
+
+
+@pytest.mark.parametrize("arguments", [[b"-v"] * 100, [b"x" * 131_000] * 9])
+def test_what_does_not_fit_asks_nobody(
+    launchers: Launchers, run_dir: Path, tmp_path: Path, told: Path, arguments: list[bytes]
+) -> None:
+    """Nor connects: a zygote forks for each connection."""
+    zygote = Zygote(run_dir, b"\0unix:///an/address")
+    run(launchers.fast, [*arguments, b"start"], tmp_path, {"PYWASM_RUN": str(run_dir)})
+    zygote.close()
+    assert told.exists()
+    assert zygote.requests == []
 
 
 @pytest.mark.parametrize("arguments", [[b"-v"], [b"-info"], [b"start", b"x"], [b"restart"], []])
