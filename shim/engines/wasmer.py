@@ -56,6 +56,7 @@ _HEAD: Final = struct.Struct("<12sI")
 _ELF: Final = b"\x7fELF"
 _MAGIC: Final = b"pywasmer\0\0\0\0"
 _LENGTH: Final = struct.Struct("<I")
+_decode: Final = msgspec.msgpack.Decoder(Interface).decode
 
 
 class Host:
@@ -264,7 +265,7 @@ def _interface(data: bytes) -> Interface:
         raise ValueError("truncated")
     (length,) = _LENGTH.unpack_from(data)
     try:
-        return msgspec.msgpack.decode(data[_LENGTH.size :][:length], type=Interface)
+        return _decode(data[_LENGTH.size :][:length])
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from None
 

@@ -103,6 +103,17 @@ import sys, wasmer, wasmer_compiler_cranelift as cranelift
 store = wasmer.Store(wasmer.engine.JIT(cranelift.Compiler))
 sys.stdout.buffer.write(wasmer.Module(store, wasmer.wat2wasm(sys.argv[1])).serialize())
 """,
+    "shim.engines.libwasmer": """
+import ctypes, sys, wasmtime
+from shim.engines import libwasmer
+from shim.engines.wasmer import Host
+binary = bytes(wasmtime.wat2wasm(sys.argv[1]))
+code, native = ctypes.create_string_buffer(binary, len(binary)), libwasmer.Vec()
+vector = libwasmer.Vec(len(binary), ctypes.addressof(code))
+module = libwasmer.made(libwasmer.module_new(Host().store, vector))
+libwasmer.module_serialize(module, native)
+sys.stdout.buffer.write(native.bytes())
+""",
     "wasmtime": """
 import sys, wasmtime
 sys.stdout.buffer.write(wasmtime.Module(wasmtime.Engine(), sys.argv[1]).serialize())

@@ -44,6 +44,32 @@ def spin_in_wasmer(write: int, artifact: bytes, *arguments: int) -> None:
     wasmer.Instance(module, imports).exports.spin(*arguments)
 
 
+def spin_in_libwasmer(write: int, artifact: bytes, *arguments: int) -> None:
+    import ctypes
+
+    from shim.engines import libwasmer
+    from shim.engines.wasmer import Host
+    from shim.engines.wasmer_wasi import HostFunction
+    from shim.wasi.abi import Bound
+
+    def spinning() -> int:
+        return os.write(write, b"x")
+
+    store = Host().store
+    function = HostFunction(store, Bound(spinning, (), ()))
+    code = ctypes.create_string_buffer(artifact, len(artifact))
+    imports = (ctypes.c_void_p * 1)(function.extern)
+    values = (ctypes.c_uint64 * 2)(libwasmer.KINDS["i32"], *arguments)
+    vector, exports = libwasmer.Vec, libwasmer.Vec()
+    module = libwasmer.module_deserialize(store, vector(len(artifact), ctypes.addressof(code)))
+    instance = libwasmer.instance_new(
+        store, module, vector(1, ctypes.addressof(imports)), ctypes.c_void_p()
+    )
+    libwasmer.instance_exports(libwasmer.made(instance), exports)
+    entry = libwasmer.extern_as_func(exports.pointers()[0])
+    libwasmer.func_call(entry, vector(len(arguments), ctypes.addressof(values)), vector())
+
+
 def spin_in_wasmtime(write: int, artifact: bytes, *arguments: int) -> None:
     import wasmtime
 
@@ -57,7 +83,11 @@ def spin_in_wasmtime(write: int, artifact: bytes, *arguments: int) -> None:
     instance.exports(store)["spin"](store, *arguments)  # type: ignore[operator]
 
 
-ENGINES = {"wasmer": spin_in_wasmer, "wasmtime": spin_in_wasmtime}
+ENGINES = {
+    "wasmer": spin_in_wasmer,
+    "shim.engines.libwasmer": spin_in_libwasmer,
+    "wasmtime": spin_in_wasmtime,
+}
 
 
 @pytest.fixture(params=ENGINES)
@@ -65,7 +95,7 @@ def spin(
     request: pytest.FixtureRequest, compiled: Callable[[str, str], bytes]
 ) -> Callable[..., None]:
     """Run a module that writes to a descriptor and then spins."""
-    pytest.importorskip(request.param)
+    pytest.importorskip(request.param, exc_type=ImportError)
     artifacts = {wat: compiled(request.param, wat) for wat in (SPIN, RECURSE)}
     engine = ENGINES[request.param]
 
