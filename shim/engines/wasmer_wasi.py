@@ -27,7 +27,7 @@ _SLOTS: Final = {"i32": "i4x", "i64": "q"}
 _StandardCallback: Final = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
 _VALUES: Final = {"i32": "8xi4x", "i64": "8xq"}
 
-_ADDRESSES: Final = 1 << 47  # what a process has, on the machines that there are
+_ADDRESSES: Final = 1 << 48  # what a process has, on the machines that there are
 _memory: Final = memoryview((ctypes.c_char * _ADDRESSES).from_address(0)).cast("B")
 _words: Final = _memory.cast("Q")
 
