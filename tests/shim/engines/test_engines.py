@@ -107,6 +107,24 @@ def test_stack_overflow(run: Runner) -> None:
     assert len(trace) <= 32
 
 
+def test_deep_recursion(run: Runner) -> None:
+    """As parsers do that were compiled from Go: 3 MiB of stack are there."""
+    wasm = b"""(module (memory 1)
+        (func $down (param i64 i64 i64 i64 i64 i64 i64 i64 i64 i64 i64 i64) (result i64)
+            (if (i64.eqz (local.get 0)) (then (return (i64.const 0))))
+            (call $down (i64.sub (local.get 0) (i64.const 1)) (local.get 0) (local.get 1)
+                (local.get 2) (local.get 3) (local.get 4) (local.get 5) (local.get 6)
+                (local.get 7) (local.get 8) (local.get 9) (local.get 10))
+            (i64.add (local.get 11)))
+        (func (export "_start") (drop (call $down (i64.const 30000) (i64.const 1) (i64.const 1)
+            (i64.const 1) (i64.const 1) (i64.const 1) (i64.const 1) (i64.const 1) (i64.const 1)
+            (i64.const 1) (i64.const 1) (i64.const 1)))))"""
+    result = run(wasm)
+    if run.engine.name == "wasmer" and not run.engine.maps and result.status == 134:
+        pytest.skip("a libwasmer with 1 MiB of stack, and no way to change that")
+    assert result[:3] == (0, b"", b"")
+
+
 def test_sleeping(run: Runner) -> None:
     assert run(build("sleep"), "0.01")[:2] == (0, b"slept\n")
 
