@@ -63,8 +63,11 @@ class Child(Process):
         }
         """What it may say next."""
         self._comes_to_others = comes_to_others
-        self._is_between = False
-        """Whether there may be a sibling that it has become, and that nobody knows yet."""
+        self._is_between = comes_to_others
+        """Whether there may be a sibling that it has become, and that nobody knows yet.
+
+        From the beginning: what it says of it may be heard too late.
+        """
         self.on_stray: Callable[[], None] = lambda: None
         """Called where such a one may be left."""
         self._news = asyncio.Event()
@@ -95,7 +98,6 @@ class Child(Process):
                 self._expected = {control.Ready, control.Failed}
                 if self._comes_to_others:
                     self._expected.add(control.Arrived)
-                    self._is_between = True
             elif isinstance(said, control.Arrived):
                 self._expected.discard(control.Arrived)
                 self._follow(fds[0])

@@ -21,7 +21,7 @@ from proto.task_pb2 import Status
 from shim.linux.cgroups import Cgroup
 from shim.ttrpc import Client, Code, RpcError
 from tests.guests.build import build
-from tests.shim.daemon.patience import until
+from tests.shim.daemon.patience import patiently, until
 from tests.shim.task_api import POD, Ended, Output, Shim, call, events_taken, refused
 
 NAMESPACES = [{"type": kind} for kind in ("pid", "ipc", "uts", "network", "mount", "cgroup")]
@@ -511,3 +511,33 @@ async def test_what_ends_on_its_way_to_others_does_not_keep_them(shim: Shim) -> 
 def _parent(pid: int) -> str:
     words = Path(f"/proc/{pid}/status").read_text().split()
     return words[words.index("PPid:") + 1]
+
+
+async def test_given_up_when_the_shim_has_heard_nothing_yet(shim: Shim) -> None:
+    """The guest may be a sibling already, which nobody would reap: its namespace could not end."""
+    container = await running(shim)
+    connected = api.ConnectRequest(id="x")
+    answer = await call(container.client, "Connect", connected, api.ConnectResponse)
+    children = Path(f"/proc/{answer.shim_pid}/task/{answer.shim_pid}/children")
+    before = len(children.read_text().split())
+    await container.add("e", "/idle.wasm")
+    request = api.StartRequest(id="x", exec_id="e")
+    given_up = asyncio.create_task(
+        call(container.client, "Start", request, api.StartResponse, timeout=1)
+    )
+    async for _ in patiently():
+        if len(children.read_text().split()) > before:
+            break
+    os.kill(answer.shim_pid, signal.SIGSTOP)
+    try:
+        # Where the shim was stopped before it had said what to run, there is none.
+        await until(lambda: len(children.read_text().split()) > before + 1 or given_up.done())
+        with pytest.raises(RpcError):
+            await given_up
+    finally:
+        os.kill(answer.shim_pid, signal.SIGCONT)
+    await until(lambda: len(children.read_text().split()) == before)
+    await call(container.client, "Kill", api.KillRequest(id="x", signal=signal.SIGKILL), Empty)
+    await call(container.client, "Wait", api.WaitRequest(id="x"), api.WaitResponse)
+    container.out.close()
+    container.err.close()
