@@ -3,7 +3,7 @@
 A host function gets the address of an array of 8-byte slots on the stack, takes its parameters from
 there and leaves its result in the first slot. The standard C API, which is all that a library has
 that we have not built, passes the addresses of two vectors instead: a size, and a pointer to slots
-of 16 bytes on the heap, each a kind and a value. That takes 0.4 us more.
+of 16 bytes on the heap, each a kind and a value. That takes 0.4 µs more.
 
 Both are read through one window onto all memory: a view made anew for each call would cost as much
 as the call.
