@@ -12,11 +12,12 @@ memory of some that it is given, which it must have allocated itself then.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+from shim.engines.snapshot import digest
 
 PATH: Final = os.path.join(sys.prefix, "lib", "libwasmer.so")
 """Beside our own code, and as much to be trusted. A link will do."""
@@ -132,9 +133,12 @@ def made(result: int | None) -> int:
 
 
 def build() -> str:
-    """Name this very library: two of one version may differ in what their artifacts hold."""
+    """Name this very library: two of one version may differ in what their artifacts hold.
+
+    30 ms, in which the file is mapped: what is read to memory would stay there for all forks.
+    """
     with open(PATH, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()[:16]
+        return digest(file.fileno(), os.fstat(file.fileno()).st_size).hex()[:16]
 
 
 def enable(features: int, names: Mapping[str, bool]) -> None:
