@@ -245,7 +245,6 @@ class TaskService:
 
     async def kill(self, request: api.KillRequest, _: Context) -> Empty:
         """Send a signal to a program, or to all of a container."""
-        await self._created(request.id)
         program = self._program(request.id, request.exec_id)
         if program.has_ended and request.signal and self._container(request.id).is_crios:
             # CRI-O does not hear of the end of what it had started before its own restart. It stops
@@ -258,8 +257,11 @@ class TaskService:
         return Empty()
 
     async def delete(self, request: api.DeleteRequest, _: Context) -> api.DeleteResponse:
-        """Free a program that has ended or was never started."""
-        await self._created(request.id)
+        """Free a program that has ended or was never started; one that is being made, too."""
+        if creating := self._creating.get(request.id):
+            # containerd has given the Create up. It waits for seconds only, and does not come back.
+            creating.cancel()
+            await asyncio.wait({creating})
         container = self._container(request.id)
         if request.exec_id:
             return await self._delete_exec(container, request.exec_id)
@@ -380,16 +382,8 @@ class TaskService:
         self._dismissed = True
         self.joining.arrived(id)
         if creating := self._creating.get(id):
-            creating.cancel()  # containerd has given up, and will ask for nothing more
+            creating.cancel()  # see `delete`
         self._leave()
-
-    async def _created(self, id: str) -> None:
-        """Wait for a Create of `id` that is under way, as runc's shim does.
-
-        Who has given one up deletes what comes of it.
-        """
-        if creating := self._creating.get(id):
-            await asyncio.wait({creating})
 
     async def discard_early(self) -> None:
         """End the guest whose Create does not come."""
