@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import os
 import resource
 import tempfile
@@ -124,3 +125,14 @@ class Runner:
 def run(request: pytest.FixtureRequest) -> Runner:
     """A runner for each engine there is."""
     return Runner(engines.select(request.param))
+
+
+@pytest.fixture(params=["wasmer.Wasmer", "wasmer_wheel.WasmerWheel", "wasmtime.Wasmtime"])
+def anew(request: pytest.FixtureRequest) -> Callable[[], Runner]:
+    """Makes a runner whose engine has the host functions of that moment, of each kind."""
+    module, _, kind = request.param.partition(".")
+    try:
+        engine = getattr(importlib.import_module(f"shim.engines.{module}"), kind)
+    except ImportError:
+        pytest.skip(f"shim.engines.{module} has no library here")
+    return lambda: Runner(engine())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from shim import engines
 from shim.engines.base import Module, ModuleError, check_header
 from shim.linux.messages import one_line
+from shim.wasi import abi
+from shim.wasi.errno import Refused
 from tests.guests.assemble import (
     CALL,
     DROP,
@@ -378,3 +381,41 @@ def test_preloading_starts_no_thread() -> None:
         engines.preload()
         os._exit(len(os.listdir("/proc/self/task")))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_a_mistake_of_ours_is_named(
+    anew: Callable[[], Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the guest, with a line that names the function, and no Python traceback."""
+
+    def sched_yield(program: object) -> None:
+        raise KeyError("mistake")
+
+    monkeypatch.setitem(abi.HOSTS, "sched_yield", sched_yield)
+    imports = [Import(WASI, "sched_yield", Type((), (I32,)))]
+    wasm = module(Function(CALL + b"\0" + DROP, export="_start"), imports=imports)
+    result = anew()(wasm)
+    assert result.status == 134
+    assert result.stderr == b"pywasm: internal error in sched_yield: KeyError: 'mistake'\n"
+
+
+def test_parameters_of_all_types_arrive(
+    anew: Callable[[], Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their slots, signed, and the result goes back."""
+    seen = []
+
+    def fd_seek(program: object, fd: int, offset: int, whence: int, result: int) -> None:
+        seen.append((fd, offset, whence, result))
+        raise Refused(int(seen == [(-1, -(1 << 63), 0x7FFFFFFF, 5)]) + 40)
+
+    fd_seek.__annotations__ = dict(zip("pabcdr", ("", "Fd", "S64", "U32", "Ptr", ""), strict=True))
+    monkeypatch.setitem(abi.HOSTS, "fd_seek", fd_seek)
+    wasm = b"""(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (import "wasi_snapshot_preview1" "fd_seek"
+            (func $seek (param i32 i64 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (func (export "_start") (call $exit (call $seek (i32.const -1)
+            (i64.const 0x8000000000000000) (i32.const 0x7fffffff) (i32.const 5)))))"""
+    assert anew()(wasm).status == 41

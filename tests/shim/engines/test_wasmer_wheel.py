@@ -8,8 +8,6 @@ pytest.importorskip("wasmer")
 
 from shim import engines
 from shim.engines.wasmer_wheel import WasmerWheel
-from shim.wasi import abi
-from tests.guests.assemble import CALL, DROP, I32, Function, Import, Type, module
 
 from .conftest import Runner
 
@@ -38,18 +36,3 @@ def test_where_it_differs_from_wasmtime(place: str) -> None:
     told = Runner(WasmerWheel())(wasm)
     assert told.status == 134
     assert told.stderr.startswith(b"pywasm: wasm trap: out of bounds memory access\n")
-
-
-def test_a_mistake_of_ours_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends the guest, with a line that names the function, and no Python traceback."""
-
-    def sched_yield(program: object) -> None:
-        raise KeyError("mistake")
-
-    monkeypatch.setitem(abi.HOSTS, "sched_yield", sched_yield)
-    broken = WasmerWheel()
-    imports = [Import("wasi_snapshot_preview1", "sched_yield", Type((), (I32,)))]
-    wasm = module(Function(CALL + b"\0" + DROP, export="_start"), imports=imports)
-    result = Runner(broken)(wasm)
-    assert result.status == 134
-    assert result.stderr == b"pywasm: internal error in sched_yield: KeyError: 'mistake'\n"
