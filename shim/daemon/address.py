@@ -72,7 +72,7 @@ def claim(run_directory: str, invocation: Invocation, group: str, cgroups_path: 
     while not join(path, invocation.id):
         with _locked(at):
             if not _listening(path):
-                _unlink(path)
+                release(path)
                 listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 try:
                     listener.bind(path)
@@ -87,18 +87,21 @@ def claim(run_directory: str, invocation: Invocation, group: str, cgroups_path: 
 
 
 def release(path: str) -> None:
-    """Take away the name of a socket that this process still listens on.
+    """Take away the name of a socket that this process listens on.
 
     Without the lock, for which a loop cannot wait: as long as we listen, nobody takes our place.
+    Under the lock, also of one that nobody listens on.
     """
-    _unlink(path)
+    for name in (path + _CGROUP, path):  # from then on the place is free
+        with suppress(FileNotFoundError):
+            os.unlink(name)
 
 
 def release_dead(path: str) -> None:
     """Take a socket's name away, unless somebody listens on it."""
     with _locked(os.path.dirname(path)):
         if not _listening(path):
-            _unlink(path)
+            release(path)
 
 
 def sweep(run_directory: str) -> None:
@@ -119,7 +122,7 @@ def sweep(run_directory: str) -> None:
             except OSError as error:
                 if error.errno == errno.EBUSY:
                     continue  # its guest is not quite dead; to be done by the next one
-            _unlink(path)
+            release(path)
 
 
 def directory(run_directory: str) -> str:
@@ -163,9 +166,3 @@ def _listening(path: str) -> bool:
         except BlockingIOError:
             return True
         return True
-
-
-def _unlink(path: str) -> None:
-    for name in (path + _CGROUP, path):  # from then on the place is free
-        with suppress(FileNotFoundError):
-            os.unlink(name)

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 from collections.abc import Sequence
 
 from oci.bundle import CONFIG, Outline, read_outline
@@ -31,6 +30,7 @@ from shim.launcher.main import RUN_DIRECTORY
 from shim.linux import credentials
 from shim.linux.files import read_small, write_small
 from shim.linux.messages import one_line
+from shim.linux.peer import peer_of
 from shim.ttrpc import Server
 
 _GRACE = 2.0
@@ -163,6 +163,5 @@ def _oom_score(connection: socket.socket) -> int:
 
     containerd's the launcher has inherited; the zygote, ours, has that of whoever asked first.
     """
-    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # pid, uid, gid
-    launcher = int.from_bytes(peer[:4], sys.byteorder)
+    launcher = peer_of(connection).pid
     return min(int(read_small(f"/proc/{launcher}/oom_score_adj")) + 1, _HIGHEST_OOM_SCORE)

@@ -8,8 +8,9 @@ neither does any I/O; `server` and `client` put an asyncio socket under them. Th
 PROTOCOL.md of github.com/containerd/ttrpc; where it is silent, its Go implementation decides.
 """
 
+from shim.linux.peer import Peer
 from shim.ttrpc.client import Client
-from shim.ttrpc.server import Context, Method, Peer, Server
+from shim.ttrpc.server import Context, Method, Server
 from shim.ttrpc.status import Code, RpcError
 
 __all__ = ["Client", "Code", "Context", "Method", "Peer", "RpcError", "Server"]

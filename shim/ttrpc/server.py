@@ -11,12 +11,12 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from struct import Struct
 from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError, Message
 
 from shim.linux import fleeting
+from shim.linux.peer import Peer, peer_of
 from shim.ttrpc.protocol import (
     DEADLINE_MESSAGE,
     Aborted,
@@ -29,17 +29,8 @@ from shim.ttrpc.status import Code, RpcError
 logger = logging.getLogger(__name__)
 
 RECEIVE = 1 << 16  # bytes at a time
-UCRED = Struct("iII")  # struct ucred, unix(7)
 ACCEPT_PAUSE = 0.1  # seconds without accepting when the process or the system is out of something
 OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-
-class Peer(NamedTuple):
-    """Who made the connection, as the kernel saw it at connect (SO_PEERCRED)."""
-
-    pid: int
-    uid: int
-    gid: int
 
 
 @dataclass(frozen=True)
@@ -122,11 +113,7 @@ class Server:
                 elif not stopped.done():
                     stopped.set_exception(error)
                 return
-            peer = Peer._make(
-                UCRED.unpack(
-                    connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
-                )
-            )
+            peer = peer_of(connected)
             if peer.uid not in self._uids:
                 logger.warning("refused a connection of uid %d, pid %d", peer.uid, peer.pid)
                 connected.close()

@@ -21,6 +21,7 @@ import time
 
 from shim.launcher.main import LISTENER, LOG, shorten
 from shim.linux import callbacks, cgroups, credentials, files, messages, readonly
+from shim.linux.peer import peer_of
 from shim.zygote import cgroup, heap
 
 WARMER = "pywasm-warmer"
@@ -189,8 +190,7 @@ def _fork(listener: socket.socket, warmer: int) -> bool:
 
 
 def _trusted(connection: socket.socket) -> bool:
-    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # pid, uid, gid
-    return int.from_bytes(peer[4:8], sys.byteorder) in (0, os.geteuid())
+    return peer_of(connection).uid in (0, os.geteuid())
 
 
 def _become_shim(connection: socket.socket, warning: str = "") -> None:

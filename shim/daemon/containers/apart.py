@@ -20,7 +20,9 @@ async def apart(work: Callable[[], None]) -> None:
             work()
             control.send(theirs, control.Continue())
         except OSError as error:
-            control.send(theirs, control.Failed(control.reason(error), False, error.errno or 0))
+            number = error.errno or 0
+            failed = control.Failed(control.reason(error), invalid=False, number=number)
+            control.send(theirs, failed)
         except SpecError as error:
             control.send(theirs, control.Failed(str(error), invalid=True))
 
