@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from oci.bundle import CONFIG, Outline, read_outline
 from oci.runtime import SpecError
-from shim import pages
 from shim.daemon import address, config, options
 from shim.daemon.api.events import Publisher
 from shim.daemon.api.sandbox import SandboxService
@@ -27,7 +26,7 @@ from shim.daemon.log import Logger
 from shim.guest import control
 from shim.guest.annotations import Forbidden
 from shim.launcher.main import RUN_DIRECTORY
-from shim.linux import credentials
+from shim.linux import credentials, merging
 from shim.linux.files import read_small, write_small
 from shim.linux.messages import one_line
 from shim.linux.peer import peer_of
@@ -98,7 +97,7 @@ def _start(
         if runtime.shim_cgroup:
             options.join_shim_cgroup(runtime.shim_cgroup)
         if settings.merge_pages:
-            pages.merge()
+            merging.allow()
         oom_score = _oom_score(connection)
         _announce(connection, invocation, claim.address)
     except OSError:

@@ -7,6 +7,7 @@ were forked a moment ago, where every page that is touched for the first time is
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 from typing import Any, NoReturn
 
@@ -76,9 +77,9 @@ _mprotect = LIBC.mprotect
 _mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
-def memory_map(address: int, size: int, protection: int, flags: int, fd: int = -1) -> int:
-    """mmap(2) from the start of `fd`, or of nothing; returns the address. Raises OSError."""
-    mapped = _mmap(address, size, protection, flags, fd, 0)
+def memory_map(size: int, protection: int) -> int:
+    """mmap(2) of private memory; returns its address. Raises OSError."""
+    mapped = _mmap(None, size, protection, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     if mapped is None or mapped == _MAP_FAILED:
         fail("mmap")
     return int(mapped)

@@ -17,7 +17,7 @@ def place(code: Mapping[str, bytes], what: str) -> int:
     """
     here = code[os.uname().machine]
     writable = mmap.PROT_READ | mmap.PROT_WRITE
-    page = memory_map(0, mmap.PAGESIZE, writable, mmap.MAP_PRIVATE | mmap.MAP_ANON)
+    page = memory_map(mmap.PAGESIZE, writable)
     ctypes.memmove(page, here, len(here))
     # On aarch64 the kernel makes the instruction cache coherent when a page becomes executable.
     memory_protect(page, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC, what)

@@ -18,7 +18,6 @@ import termios
 import time
 from typing import Final
 
-from shim import pages
 from shim.wasi import clocks, errno, rights
 from shim.wasi.abi import Ptr, Size, host
 from shim.wasi.descriptors import Descriptor
@@ -66,31 +65,20 @@ def _available(descriptor: Descriptor) -> int:
         return 1 if descriptor.kind == SOCKET_STREAM else 0
 
 
-_rested = False
-
-
 def _wait(poller: select.poll | None, deadline: int | None) -> dict[int, int]:
-    """Wait until a descriptor is ready or `deadline` has come; return what poll(2) found.
-
-    The first wait of a guest that is a long one is also its rest (see `pages`).
-    """
-    global _rested
-    longest = _DAY if _rested or not pages.may_be_copied() else int(pages.REST * 1e3)
+    """Wait until a descriptor is ready or `deadline` has come; return what poll(2) found."""
     while True:
         left = None if deadline is None else deadline - time.monotonic_ns()
         if poller is None:  # then there is a deadline, and sleeping is more precise than poll(2)
             if left is None or left <= 0:
                 return {}
-            time.sleep(min(left / 1e9, longest / 1e3))
+            time.sleep(min(left / 1e9, _DAY / 1e3))
         else:
             # Rounded up, so as not to wake before the time and spin until it has come.
-            ms = longest if left is None else min(max(-(-left // 1_000_000), 0), longest)
+            ms = _DAY if left is None else min(max(-(-left // 1_000_000), 0), _DAY)
             found = poller.poll(ms)
             if found or (left is not None and left <= 0):
                 return dict(found)
-        if longest < _DAY and (left is None or left > longest * 1_000_000):
-            pages.give_back()
-            _rested, longest = True, _DAY
 
 
 @host

@@ -17,8 +17,6 @@ import sys
 from types import CodeType
 from typing import Any
 
-from shim import pages
-
 _LEAST = 1 << 30
 """No count of an object that is not immortal."""
 
@@ -30,7 +28,7 @@ class UnknownInterpreterError(Exception):
 def settle() -> None:
     """Make what is there a part of all forks to come: to be called once, before the first.
 
-    Raises UnknownInterpreterError or OSError if a part of that cannot be done; all goes on without.
+    Raises UnknownInterpreterError if objects cannot be made immortal; all goes on without.
     """
     gc.collect()
     try:
@@ -38,9 +36,6 @@ def settle() -> None:
             immortalize()
     finally:
         gc.freeze()  # collections in a child then leave the shared pages alone
-    if sys.version_info < (3, 12):
-        pages.close_pools()
-        pages.keep()
 
 
 def immortalize() -> int:

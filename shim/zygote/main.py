@@ -65,7 +65,7 @@ def main() -> None:
         messages.report()  # it only saves time
     try:
         heap.settle()
-    except (heap.UnknownInterpreterError, OSError):
+    except heap.UnknownInterpreterError:
         messages.report()  # it only saves memory
     _serve(sock, sys.argv[1], _start_warmer())
     os._exit(0)  # not by the interpreter's end, which would drop callbacks

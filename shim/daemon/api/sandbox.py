@@ -120,7 +120,6 @@ class SandboxService:
             await sandbox.guest.start(hooked=sandbox.hooked)
         except GuestError as error:
             raise RpcError(Code.UNKNOWN, f"sandbox {sandbox.id}: {error}") from error
-        self._tasks.rest_later()
         return api.StartSandboxResponse(
             pid=sandbox.guest.pid,
             created_at=timestamp(sandbox.created_at),
@@ -140,7 +139,6 @@ class SandboxService:
         sandbox = self._get(request.sandbox_id)
         self._tasks.kill_all()
         await sandbox.stop()
-        self._tasks.rest_later()
         return api.StopSandboxResponse()
 
     async def wait(self, request: api.WaitSandboxRequest, _: Context) -> api.WaitSandboxResponse:

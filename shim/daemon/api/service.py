@@ -18,7 +18,6 @@ from oci.runtime import SpecError, decode_resources
 from proto import events_pb2, runc_options_pb2
 from proto import task_v2_pb2 as api
 from proto.task_pb2 import Status
-from shim import pages
 from shim.daemon.api.events import Publisher, timestamp
 from shim.daemon.api.joining import Joining
 from shim.daemon.containers.artifacts import Artifacts
@@ -71,7 +70,6 @@ class TaskService:
         self._dismissed = False
         self.shutdown = asyncio.Event()
         """Set once containerd has no more use for this shim."""
-        self._rest: asyncio.TimerHandle | None = None
 
     def services(self) -> Mapping[str, Mapping[str, Method]]:
         """What the ttrpc server offers."""
@@ -209,14 +207,7 @@ class TaskService:
             program.on_exit(lambda: self._exited(program))
         else:
             self._publisher.publish(events_pb2.TaskStart(container_id=request.id, pid=program.pid))
-        self.rest_later()
         return api.StartResponse(pid=program.pid)
-
-    def rest_later(self) -> None:
-        """Give memory back when the work of this moment is over."""
-        if self._rest is not None:
-            self._rest.cancel()
-        self._rest = asyncio.get_running_loop().call_later(pages.REST, pages.give_back)
 
     async def state(self, request: api.StateRequest, _: Context) -> api.StateResponse:
         """Tell everything about a program that is not in its spec."""

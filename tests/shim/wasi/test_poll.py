@@ -6,11 +6,7 @@ import struct
 import time
 from pathlib import Path
 
-import pytest
-
-from shim import pages
 from shim.wasi import clocks, errno
-from shim.wasi import poll as polling
 from shim.wasi.descriptors import inherited
 
 from .conftest import PAGE, Guest
@@ -187,37 +183,3 @@ def test_more_subscriptions_than_anybody_has(guest: Guest) -> None:
     # They are clocks that have run out, since all is 0; and they are answered where they stand.
     assert guest("poll_oneoff", events, events, most, result) == 0
     assert guest.u32(result) == most
-
-
-@pytest.fixture
-def rests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The guest is one that may rest, after a millisecond; each rest adds to the list."""
-    seen: list[str] = []
-    monkeypatch.setattr(pages, "REST", 0.001)
-    monkeypatch.setattr(pages, "may_be_copied", lambda: True)
-    monkeypatch.setattr(pages, "give_back", lambda: seen.append("rest"))
-    monkeypatch.setattr(polling, "_rested", False)
-    return seen
-
-
-def test_the_first_long_wait_for_a_clock_is_a_rest(guest: Guest, rests: list[str]) -> None:
-    for _ in range(2):
-        before = time.monotonic_ns()
-        assert [event[0] for event in poll(guest, clock(7, 20 * MS))] == [7]
-        assert time.monotonic_ns() - before >= 20 * MS
-        assert rests == ["rest"]
-
-
-def test_a_short_wait_is_none(guest: Guest, rests: list[str]) -> None:
-    assert [event[0] for event in poll(guest, clock(7, MS // 2))] == [7]
-    assert rests == []
-
-
-def test_what_comes_after_the_rest_is_still_waited_for(
-    guest: Guest, rests: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reader, _, _, theirs = pipe(guest)
-    monkeypatch.setattr(pages, "give_back", lambda: os.write(theirs, b"late"))
-    assert poll(guest, ready(1, READ, reader)) == [(1, 0, READ, 4, 0)]
-    assert poll(guest, ready(1, READ, reader), clock(2, 0))[0] == (1, 0, READ, 4, 0)
-    assert rests == []

@@ -29,9 +29,7 @@ from proto.task_v2_pb2 import DeleteResponse
 from shim.linux import user_namespace
 from shim.linux.cgroups import Cgroup
 from shim.ttrpc import Code, RpcError
-from tests.shim.daemon.patience import until
 from tests.shim.task_api import Container, Shim, call, processes
-from tests.shim.test_pages import copies
 
 M = TypeVar("M", bound=Message)
 
@@ -214,17 +212,6 @@ async def test_a_life(pod: Pod) -> None:
 
     await pod.shut_down()
     await pod.ended()
-
-
-async def test_at_rest_its_shim_gives_memory_back(pod: Pod) -> None:
-    """Also when the pod has completed, after which it may stay for long."""
-    await pod.run()
-    shim_pid = await pod.shim_pid()
-    begun = copies(shim_pid)
-    await until(lambda: copies(shim_pid) < begun)
-    await pod.stop()
-    stopped = copies(shim_pid)
-    await until(lambda: copies(shim_pid) < stopped)
 
 
 async def test_namespaces_of_a_pod(pod: Pod) -> None:
