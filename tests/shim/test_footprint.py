@@ -37,7 +37,7 @@ def bounds() -> tuple[Footprint, Footprint]:
     """For a shim and a guest of this interpreter."""
     if sys.version_info >= (3, 12):
         return Footprint(850, 2000), Footprint(830, 2600)
-    return Footprint(2300, 3250), Footprint(1550, 3400)
+    return Footprint(2030, 5200), Footprint(1520, 5900)
 
 
 async def test_of_a_shim_and_an_idle_guest(tmp_path: Path) -> None:
