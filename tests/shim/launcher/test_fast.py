@@ -59,7 +59,7 @@ def launchers(tmp_path_factory: pytest.TempPathFactory) -> Launchers:
 
 
 def test_zig_can_build_it_where_there_are_no_headers(tmp_path: Path) -> None:
-    hidden = "mkdir -p /usr/include && mount -t tmpfs none /usr/include && CC=false exec \"$@\""
+    hidden = 'mkdir -p /usr/include && mount -t tmpfs none /usr/include && CC=false exec "$@"'
     install(tmp_path, "unshare", "--mount", "sh", "-c", hidden, "sh")
 
 
