@@ -19,6 +19,6 @@ WHEELS: Final = importlib.util.find_spec("wasmer") is not None
 ENGINES: Final = ["wasmer", "wasmtime"] if LIBWASMER or WHEELS else ["wasmtime"]
 
 needs_libwasmer: Final = pytest.mark.skipif(
-    not LIBWASMER, reason="no libwasmer in .venv/lib: scripts/setup --wasmer builds it"
+    not LIBWASMER, reason="no libwasmer in .venv/lib: scripts/setup builds it, with Rust"
 )
 needs_wheels: Final = pytest.mark.skipif(not WHEELS, reason="wasmer has no wheels for this CPython")
