@@ -29,6 +29,7 @@ from shim.engines.snapshot import contents
 from shim.engines.text import assembled
 from shim.linux import clone, credentials, files, mounts
 from shim.linux.messages import one_line
+from shim.linux.title import set_title
 
 _NAMESPACES: Final = (
     clone.CLONE_NEWNS
@@ -235,7 +236,7 @@ def _confine(
     kept = {wasm, *outputs}
     files.keep_only({*kept, shim})
 
-    credentials.set_name("pywasm-compiler")
+    set_title("pywasm-compiler")
     # When memory is short, whoever can be started again goes first.
     with open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")

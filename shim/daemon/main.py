@@ -26,10 +26,11 @@ from shim.daemon.log import Logger
 from shim.guest import control
 from shim.guest.annotations import Forbidden
 from shim.launcher.main import RUN_DIRECTORY
-from shim.linux import credentials, merging
+from shim.linux import merging
 from shim.linux.files import read_small, write_small
 from shim.linux.messages import one_line
 from shim.linux.peer import peer_of
+from shim.linux.title import set_title
 from shim.ttrpc import Server
 
 _GRACE = 2.0
@@ -115,7 +116,8 @@ def _start(
     if warning:
         log.warning(warning)
     os.chdir("/")
-    credentials.set_name("pywasm-shim")
+    whose = ("-namespace", invocation.namespace, "-id", invocation.id)
+    set_title("pywasm-shim", "containerd-shim-pywasm-v1", *whose)
     # Not asyncio.run: this process ends here, and needs no loop taken apart for that.
     asyncio.new_event_loop().run_until_complete(
         serve(claim, invocation, artifacts, early, log, runtime, settings.forbid)

@@ -19,6 +19,7 @@ from shim.guest import (
     annotations,
     control,
     entrypoint,
+    environment,
     privileges,
     program,
     rootfs,
@@ -77,6 +78,8 @@ def live(birth: Birth) -> None:
 def _isolate(birth: Birth) -> tuple[program.Ready, Sequence[Hook]]:
     """Do everything up to Ready; returns also the hooks that are to run when it is started."""
     spec = read_spec(birth.bundle)
+    process = entrypoint.without_init(environment.unique(spec.process))
+    spec = msgspec.structs.replace(spec, process=process)
     origin, linux = birth.origin, spec.linux
     holds_pod = annotations.is_sandbox(birth.outline.annotations)
     inside = sandbox.made_inside(birth.outline)

@@ -13,6 +13,8 @@ import socket
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from oci.runtime import Process
 from shim.engines import candidates, engines, flaws
 from shim.engines.base import HEADER, Engine, Module, ModuleError, check_header
@@ -25,6 +27,9 @@ from shim.linux.libc import describe
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
 _NATIVE = (b"\x7fELF", b"#!")
+_INITS = ("docker-init", "podman-init", "catatonit", "tini", "tini-static", "dumb-init")
+_INIT_OPTIONS = ("-p", "-e", "-r", "--rewrite")
+"""Those of them that take a value which may be an argument of its own."""
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -64,6 +69,25 @@ def split(argument: str) -> tuple[str, str]:
     """Split `module.wasm#function`; without a function it is `_start`."""
     path, _, function = argument.partition("#")
     return path, function or "_start"
+
+
+def without_init(process: Process) -> Process:
+    """Return the process without an init that it is the command of, if it is named like a module.
+
+    `docker run --init`, and tini or dumb-init in an image: a guest has no children to reap, and
+    ends at signals as it is.
+    """
+    init, *rest = process.args or ("",)
+    if os.path.basename(init) not in _INITS:
+        return process
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        if option == "--":
+            break
+        if option in _INIT_OPTIONS and rest:
+            rest.pop(0)
+    command = replace(process, args=tuple(rest))
+    return command if rest and is_named_module(command) else process
 
 
 def open_module(process: Process, root: int, proc: int) -> int:

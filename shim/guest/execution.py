@@ -12,10 +12,27 @@ from oci.bundle import read_spec
 from oci.runtime import CPUAffinity, Process, SpecError, decode_process
 from shim.engines.base import ModuleError
 from shim.engines.snapshot import contents
-from shim.guest import control, entrypoint, privileges, program, rootfs, workdir
+from shim.guest import (
+    control,
+    entrypoint,
+    environment,
+    privileges,
+    program,
+    rootfs,
+    workdir,
+)
 from shim.guest.origin import Origin
 from shim.guest.placement import Placement
-from shim.linux import clone, keyring, limits, procfs, scheduling, security_labels, signals
+from shim.linux import (
+    clone,
+    credentials,
+    keyring,
+    limits,
+    procfs,
+    scheduling,
+    security_labels,
+    signals,
+)
 
 _KINDS = {
     "mnt": clone.CLONE_NEWNS,
@@ -61,7 +78,7 @@ def _join(birth: Birth) -> program.Ready:
         raise EOFError
     *stdio, document = fds
     with contents(document, os.fstat(document).st_size) as text:
-        process = decode_process(text)
+        process = environment.unique(decode_process(text))
     os.close(document)
     if not process.args:
         raise SpecError("process.args: expected at least one argument")
@@ -88,6 +105,8 @@ def _join(birth: Birth) -> program.Ready:
     streams = program.Streams(stdio, message.terminal)
     path = entrypoint.native(process, outlook.root, proc)
     if path is not None:
+        with credentials.acting_as(identity):
+            process = environment.with_home(process, outlook.root, proc)
         return _native(origin, process, path, streams, last)
     visible = rootfs.visible_mounts(spec, origin.annotations.kernel_filesystems)
     return program.load_module(origin, process, visible, streams, last, outlook)
@@ -122,10 +141,10 @@ def _native(
     missing = program.settle(origin, process, streams, last)
     if not os.access(path, os.X_OK):
         raise ModuleError(f"entrypoint {process.args[0]!r}: Permission denied")
-    environment = dict(variable.partition("=")[::2] for variable in process.env)
+    variables = dict(variable.partition("=")[::2] for variable in process.env)
 
     def run() -> None:
         signals.reset_signals(keep=())
-        os.execve(path, process.args, environment)
+        os.execve(path, process.args, variables)
 
     return program.Ready(control.Ready("native", "no wasm module", missing), run)

@@ -16,12 +16,13 @@ from oci.linux import Seccomp
 from oci.runtime import Mount, Process, SpecError
 from shim.engines.base import ModuleError, internal_error
 from shim.engines.cache import write_filter
-from shim.guest import control, entrypoint, grants, privileges
+from shim.guest import control, entrypoint, environment, grants, privileges
 from shim.guest.arrival import arrive
 from shim.guest.origin import Origin
 from shim.guest.privileges import Confinement
 from shim.linux import clone, credentials, files, hooks, seccomp, signals
 from shim.linux.messages import cut
+from shim.linux.title import set_title
 
 _ENDING = (
     signal.SIGHUP,
@@ -132,6 +133,7 @@ def load_module(
     """
     with credentials.acting_as(outlook.identity):
         file = entrypoint.open_module(process, outlook.root, outlook.proc)
+        process = environment.with_home(process, outlook.root, outlook.proc)
         listeners = [grants.listen(address) for address in origin.annotations.listen]
     compiled = entrypoint.compiled(origin, process, file)
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -141,9 +143,9 @@ def load_module(
     if mapped:
         # The user who the guest is about to become cannot enter it any more, only be there.
         os.fchdir(origin.artifacts)
-    missing = settle(origin, process, streams, last, kept)
     path, function = entrypoint.split(process.args[0])
-    credentials.set_name(os.path.basename(path))
+    set_title(os.path.basename(path), *process.args)
+    missing = settle(origin, process, streams, last, kept)
     module = compiled.load(function, mapped=mapped)
     if mapped:
         _leave(here)

@@ -40,6 +40,8 @@ LOG = "zygote.log"
 """In the run directory: what a zygote and those forked from it say on stderr."""
 
 _LOG_LIMIT = 1 << 20
+_ROOM = 4000
+"""Bytes of a zygote's environment that its forks write their command lines to."""
 _STDIN_LIMIT = 10 << 20
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
@@ -207,6 +209,7 @@ def _spawn(
             python,
             [python, "-I", "-c", program, *arguments],
             {
+                b"PYWASM_ROOM": b" " * _ROOM,
                 b"PATH": posix.environ.get(b"PATH", b"/usr/sbin:/usr/bin:/sbin:/bin"),
                 b"PYWASM_RUN": run_directory,
             },

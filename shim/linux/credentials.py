@@ -77,7 +77,6 @@ _NUMBER: Final = {name: number for number, name in enumerate(CAPABILITIES)}
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
-_PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 RLIMITS: Final = {
@@ -330,12 +329,6 @@ def set_pdeathsig(signo: int) -> None:
 def set_dumpable(dumpable: bool) -> None:
     """Allow, or not, core dumps, ptrace and the like by others of the same user."""
     prctl(_PR_SET_DUMPABLE, int(dumpable))
-
-
-def set_name(name: str) -> None:
-    """Set the name that ps and top show, at most 15 bytes of it."""
-    buffer = ctypes.create_string_buffer(os.fsencode(name)[:15])
-    prctl(_PR_SET_NAME, ctypes.addressof(buffer))
 
 
 def set_child_subreaper() -> None:

@@ -20,8 +20,9 @@ import threading
 import time
 
 from shim.launcher.main import LISTENER, LOG, shorten
-from shim.linux import callbacks, cgroups, credentials, files, messages, readonly
+from shim.linux import callbacks, cgroups, files, messages, readonly
 from shim.linux.peer import peer_of
+from shim.linux.title import find_place, set_title
 from shim.zygote import cgroup, heap
 
 WARMER = "pywasm-warmer"
@@ -54,7 +55,8 @@ def main() -> None:
 
     # The kernel reaps for us, and no handler has to interrupt accept().
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    credentials.set_name("pywasm-zygote")
+    find_place()
+    set_title("pywasm-zygote")
     os.chdir("/")
     os.umask(0o022)
     # It holds names that only the imports looked up; to replace one writes to that name's page.
@@ -100,7 +102,7 @@ def _start_warmer() -> int:
     reader, writer = os.pipe()
     if os.fork() == 0:
         files.keep_only([reader])
-        credentials.set_name(WARMER)
+        set_title(WARMER)
         while os.read(reader, 4096):
             cgroups.warm()
         os._exit(0)

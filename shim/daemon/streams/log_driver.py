@@ -23,7 +23,8 @@ import signal
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from shim.linux import clone, credentials, files, signals
+from shim.linux import clone, files, signals
+from shim.linux.title import set_title
 
 _READY_PATIENCE = 30.0
 _CRASH_PATIENCE = 0.05
@@ -193,7 +194,7 @@ def _execute(argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int]) ->
 def _append(source: int, target: int) -> None:
     os.setsid()
     files.keep_only((source, target))
-    credentials.set_name("pywasm-log")
+    set_title("pywasm-log")
     while block := os.read(source, _BLOCK):
         try:
             while block:

@@ -24,7 +24,6 @@ from shim.linux.credentials import (
     set_domainname,
     set_dumpable,
     set_hostname,
-    set_name,
     set_pdeathsig,
     set_rlimit,
     set_user,
@@ -343,15 +342,6 @@ def test_host_and_domain_name(in_child: InChild) -> None:
 
     in_child(entry, CLONE_NEWUTS)
     assert os.uname().nodename == before
-
-
-def test_name_is_cut_at_fifteen_bytes(in_child: InChild) -> None:
-    def entry() -> None:
-        set_name("pywasm-guest-of-a-long-name")
-        with open("/proc/self/comm") as comm:
-            assert comm.read() == "pywasm-guest-of\n"
-
-    in_child(entry)
 
 
 def test_dumpable(in_child: InChild) -> None:

@@ -1,0 +1,54 @@
+"""The environment of a program: what the spec says, and a home. Runs in: guest.
+
+As runc makes it: of a variable that is given twice the last one counts, and who has no HOME, or an
+empty one, gets that of its user in the container's /etc/passwd, or `/`.
+"""
+
+import os
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from oci.runtime import Process, SpecError
+from shim.linux.inside import read_inside
+
+_USERS = "/etc/passwd"
+_MOST = 1 << 20  # bytes of it
+
+
+def unique(process: Process) -> Process:
+    """Return the process with each variable once. Raises SpecError for what is no variable."""
+    variables: dict[str, str] = {}
+    for index, variable in enumerate(process.env):
+        name, equals, value = variable.partition("=")
+        if not (name and equals):  # what it is is not repeated: it may be a secret
+            raise SpecError(f"process.env[{index}]: expected NAME=VALUE")
+        variables.pop(name, None)
+        variables[name] = value
+    return replace(process, env=tuple(f"{name}={value}" for name, value in variables.items()))
+
+
+def with_home(process: Process, root: int, proc: int) -> Process:
+    """Return the process with a HOME, looked up inside `root`; `proc` is the host's /proc."""
+    if any(variable.startswith("HOME=") and variable != "HOME=" for variable in process.env):
+        return process
+    others = (variable for variable in process.env if variable != "HOME=")
+    return replace(process, env=(*others, f"HOME={_home(process.user.uid, root, proc)}"))
+
+
+def _home(uid: int, root: int, proc: int) -> str:
+    try:
+        fd = read_inside(root, _USERS, proc)
+    except OSError:  # none, or none that this user may read
+        return "/"
+    with os.fdopen(fd, "rb") as file:
+        return _home_of(uid, file.read(_MOST).splitlines())
+
+
+def _home_of(uid: int, users: Iterable[bytes]) -> str:
+    """Look a user's home up in lines of passwd(5)."""
+    for user in users:
+        fields = user.split(b":")
+        if len(fields) >= 6 and fields[2] == b"%d" % uid:
+            return os.fsdecode(fields[5]) or "/"
+    return "/"
