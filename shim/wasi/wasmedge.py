@@ -73,6 +73,7 @@ _SOCKET_OPTIONS: Final = (  # in the order of their numbers
 _OPTIONS: Final = {
     (0, number): (SOL_SOCKET, option) for number, option in enumerate(_SOCKET_OPTIONS)
 } | {(6, 15): (IPPROTO_TCP, TCP_NODELAY)}  # wasi-go's, which libraries for both ask for
+_NO_ADDRESS: Final = 1024  # below it no compiler puts data
 _OPTION_MOST: Final = 64  # bytes of an option's value; a timeval has 16, as in the guest
 
 
@@ -304,10 +305,16 @@ def _option(level: int, name: int) -> tuple[int, int]:
 
 @host
 def sock_getsockopt(program: Program, fd: Fd, level: U32, name: U32, value: Ptr, size: Ptr) -> None:
-    """Store an option's value, at most as many bytes as `size` says; store how many there were."""
+    """Store an option's value, at most as many bytes as `size` says; store how many there were.
+
+    Others (Go's stealthrocket/net, by wasi-go) give the size itself and not its address: where no
+    program has a variable, it is one.
+    """
     _, sock = socket_of(program, fd, 0)
     where, option = _option(level, name)
-    room = program.memory.span(value, int.from_bytes(program.memory.span(size, 4), "little"))
+    told = 0 <= size < _NO_ADDRESS
+    length = size if told else int.from_bytes(program.memory.span(size, 4), "little")
+    room = program.memory.span(value, length)
     found = sock.getsockopt(where, option, _OPTION_MOST)
     if where == SOL_SOCKET and option in (SO_ERROR, SO_TYPE):
         number = int.from_bytes(found, "little")
@@ -318,7 +325,8 @@ def sock_getsockopt(program: Program, fd: Fd, level: U32, name: U32, value: Ptr,
         found = number.to_bytes(4, "little")
     found = found[: len(room)]
     room[: len(found)] = found
-    program.memory.write_u32(size, len(found))
+    if not told:
+        program.memory.write_u32(size, len(found))
 
 
 @host

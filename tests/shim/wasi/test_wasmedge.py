@@ -373,3 +373,13 @@ def test_the_second_generation_under_the_first_ones_names() -> None:
         if name != "sock_accept":
             assert function.params == abi.params(abi.HOSTS[f"{name}_v2"])
         assert function.params != abi.params(abi.HOSTS[name])
+
+
+def test_the_size_of_an_option_may_be_told_itself(call: Caller) -> None:
+    """As wasi-go's guests do; where it is, no program has a variable."""
+    fd = call.open()
+    value = call.guest.put(b"\xee" * 8)
+    assert call.guest("sock_getsockopt", fd, 0, 1, value, 4) == 0  # SO_TYPE
+    assert call.guest.memory[value : value + 8] == struct.pack("<I", 2) + b"\xee" * 4
+    assert call.guest("sock_getsockopt", fd, 0, 1, value, 0) == 0
+    assert call.guest("sock_getsockopt", fd, 0, 1, PAGE - 3, 4) == errno.FAULT
