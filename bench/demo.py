@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import os
-import statistics
 import sys
+from typing import Any
 
+from bench import load
 from bench.lab import IMAGE, NATIVE, WASM, Kind, containerd_with, make_image, timed
+from bench.spread import compare
+from bench.spread import show as show_compared
 from tests.integration import keeper
 from tests.integration.containerd import Containerd
 
-RUNS = 5
+RUNS = 15
 
 
-def show(daemon: Containerd, kind: Kind, what: str) -> float:
-    """Run one container for the eyes, some more for the clock; return the median in ms."""
+def show(daemon: Containerd, kind: Kind, what: str) -> None:
+    """Run one container for the eyes."""
     program = kind.program("hello")
     print(f"\n{what}")
     print(f"$ ctr run --rm --runtime {kind.runtime} {IMAGE} demo {program}")
     _, output = timed(daemon, kind, "hello")
     print("  " + output.replace("\n", "\n  ").rstrip())
-    return 1000 * statistics.median(timed(daemon, kind, "hello")[0] for _ in range(RUNS))
 
 
 def main() -> None:
     """Run the demo; the exit status is 1 if anything was left behind."""
+    load.adopt()
+    found: dict[str, Any] = {}
     image = make_image("hello")
-    with containerd_with(image) as daemon:
+    with load.observed(found), containerd_with(image) as daemon:
         version = daemon.checked("version").partition("Server:")[2].split("Version:")[1].split()[0]
         print(f"containerd {version}, a private one in {daemon.directory}")
         print(
             f"image {IMAGE}, {len(image.tar) // 1024} KiB: the same C program as wasm and natively"
         )
-        wasm = show(daemon, WASM, "WebAssembly, under containerd-shim-pywasm-v1:")
-        native = show(daemon, NATIVE, "An ordinary container beside it, under runc:")
-        print(f"\nctr run --rm from start to end, median of {RUNS}:")
-        print(f"  WebAssembly  {wasm:6.1f} ms")
-        print(f"  ordinary     {native:6.1f} ms")
+        show(daemon, WASM, "WebAssembly, under containerd-shim-pywasm-v1:")
+        show(daemon, NATIVE, "An ordinary container beside it, under runc:")
+        ms: dict[str, list[float]] = {"WebAssembly": [], "ordinary": []}
+        for _ in range(RUNS):
+            for values, kind in zip(ms.values(), (WASM, NATIVE), strict=True):
+                values.append(1000 * timed(daemon, kind, "hello")[0])
         left = daemon.leftovers()
         directory, namespace = daemon.directory, daemon.namespace
+    print(f"\nctr run --rm from start to end, {RUNS} of each in turns:")
+    show_compared(compare(ms, "ms", "ordinary"))
+    load.show(found)
     left += [f"mount {point}" for point in keeper.mounts_below(directory)]
     left += [f"cgroup {group}" for group in keeper.cgroups_of(namespace)]
     left += [f"process {pid}: {name}" for pid, name in keeper.descendants(os.getpid()).items()]

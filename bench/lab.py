@@ -1,22 +1,25 @@
-"""What the demo and the benchmark have in common: library."""
+"""The shims that are compared, and containers under them (library)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from tests.guests.build import build
+from tests.guests.build import SOURCES, build
 from tests.integration import images
 from tests.integration.containerd import PYWASM, RUNC, Containerd
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the two runtimes that are compared, and its programs in the image."""
+    """One of the runtimes that are compared, and its programs in the image."""
 
     title: str
     runtime: str
@@ -33,12 +36,33 @@ NATIVE = Kind("runc", RUNC, "")
 IMAGE = "localhost/hello:1"
 
 
-def make_image(*guests: str) -> images.Image:
+def other(shim: str) -> tuple[str, Kind]:
+    """Return the path of a wasm shim that is named by its path or found on PATH, and its kind.
+
+    From here on containerd finds it, too, which derives the binary's name from the runtime's.
+
+    Raises:
+        SystemExit: there is no such binary, or containerd could not find it.
+
+    """
+    path = shutil.which(shim)
+    named = re.fullmatch(r"containerd-shim-(\w+)-(v\d+)", os.path.basename(shim))
+    if path is None or named is None:
+        raise SystemExit(f"bench: there is no shim {shim} (a containerd-shim-NAME-vN) here")
+    path = os.path.abspath(path)
+    os.environ["PATH"] = os.path.dirname(path) + os.pathsep + os.environ["PATH"]
+    return path, Kind(
+        "-".join(named.groups()), ".".join(("io.containerd", *named.groups())), ".wasm"
+    )
+
+
+def make_image(*guests: str, sources: Path = SOURCES) -> images.Image:
     """An image with these guests, compiled from the same C sources to wasm and natively."""
     files = {}
     for guest in guests:
-        files[WASM.program(guest)] = images.File(build(guest).read_bytes())
-        files[NATIVE.program(guest)] = images.File(build(guest, native=True).read_bytes(), 0o755)
+        wasm, native = (build(guest, native=native, sources=sources) for native in (False, True))
+        files[WASM.program(guest)] = images.File(wasm.read_bytes())
+        files[NATIVE.program(guest)] = images.File(native.read_bytes(), 0o755)
     return images.build(IMAGE, files, entrypoint=[WASM.program(guests[0])])
 
 
@@ -56,14 +80,14 @@ def run_command(daemon: Containerd, kind: Kind, program: str, *options: str) -> 
     return daemon.ctr_command(*run, kind.program(program))
 
 
-def timed(daemon: Containerd, kind: Kind, program: str) -> tuple[float, str]:
+def timed(daemon: Containerd, kind: Kind, program: str, *options: str) -> tuple[float, str]:
     """Seconds that one `ctr run --rm` takes, the client included, and what it printed.
 
     Raises:
         RuntimeError: it failed; the message holds its stderr.
 
     """
-    command = run_command(daemon, kind, program, "--rm")
+    command = run_command(daemon, kind, program, "--rm", *options)
     start = time.perf_counter()
     done = subprocess.run(
         command,

@@ -13,18 +13,18 @@ import os
 import shutil
 import signal
 import socket
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from bench.lab import NATIVE, WASM
+from bench.lab import NATIVE, WASM, Kind
+from bench.spread import compare, show
 from proto import task_v2_pb2 as api
 from proto.events_service_pb2 import ForwardRequest
 from proto.mount_pb2 import Mount
@@ -40,43 +40,75 @@ _MOUNTS: list[dict[str, Any]] = [
     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
 ]
 _WARM = 4
+_ROUNDS = 10
 _SECONDS = 60.0
 
 
-def measure(number: int, at_once: int, others: Sequence[str]) -> dict[str, Any]:
+def measure(number: int, at_once: int, others: Sequence[tuple[str, Kind]]) -> dict[str, Any]:
     """Live `number` lives under ours, runc's and each of the `others`, paths of wasm shims."""
-    shims = {WASM.title: (f"{sys.prefix}/bin/containerd-shim-pywasm-v1", WASM)}
+    shims = [(f"{sys.prefix}/bin/containerd-shim-pywasm-v1", WASM), *others]
     if runc := shutil.which("containerd-shim-runc-v2"):
-        shims[NATIVE.title] = runc, NATIVE
-    shims |= {os.path.basename(path): (os.path.realpath(path), WASM) for path in others}
-    result: dict[str, Any] = {"lives": number, "at_once": at_once}
-    for title, (binary, kind) in shims.items():
-        with tempfile.TemporaryDirectory(prefix="pywasm-lives-") as name:
-            directory = Path(name)
-            directory.chmod(0o755)
-            for mount in _MOUNTS:
-                (directory / f"rootfs{mount['destination']}").mkdir(parents=True)
-            program = build("hello", native=kind is NATIVE)
-            shutil.copy2(program, directory / "rootfs" / kind.program("hello")[1:])
-            lives = Lives(directory, binary, kind.program("hello"))
-            try:
-                result[title] = asyncio.run(lives.all(number, at_once))
-            finally:
-                for pid in zygotes(directory / "run"):
-                    os.kill(pid, signal.SIGKILL)
-                for tree in hierarchies():
-                    with contextlib.suppress(OSError):
-                        os.rmdir(f"{tree.mount}/{directory.name}")
-    return result
+        shims.append((runc, NATIVE))
+    with contextlib.ExitStack() as stack:
+        lives = {kind.title: stack.enter_context(_lives(binary, kind)) for binary, kind in shims}
+        return {"lives": asyncio.run(_in_turns(lives, number, at_once))}
 
 
-def show(result: Mapping[str, Any]) -> None:
+async def _in_turns(lives: dict[str, Lives], number: int, at_once: int) -> dict[str, Any]:
+    """Live in rounds, so that whatever the machine does meets all alike."""
+    rounds = min(_ROUNDS, number)
+    rates: dict[str, list[float]] = {title: [] for title in lives}
+    ms: dict[str, list[float]] = {title: [] for title in lives}
+    async with contextlib.AsyncExitStack() as stack:
+        for some in lives.values():
+            await stack.enter_async_context(_events_taken(some.directory / "events"))
+            for warm in range(_WARM):  # zygote, artifact, page cache
+                await some.life(f"warm{warm}")
+        for turn in range(rounds):
+            for title in lives if turn % 2 else reversed(lives):
+                ids = [f"life{life}" for life in range(turn, number, rounds)]
+                begin = time.perf_counter()
+                ms[title] += await lives[title].all(ids, at_once)
+                rates[title].append(len(ids) / (time.perf_counter() - begin))
+    return {
+        "lives": number,
+        "at_once": at_once,
+        "rounds": rounds,
+        "rate": compare(rates, "/s", NATIVE.title),
+        "seconds": compare(ms, "ms", NATIVE.title),
+    }
+
+
+def print_found(result: Mapping[str, Any]) -> None:
     """Print what `measure` found."""
-    lives, at_once = result["lives"], result["at_once"]
-    print(f"{lives} lives by ttrpc alone, {at_once} at a time")
-    for title, found in result.items():
-        if isinstance(found, Mapping):
-            print(f"{title:28}{found['per_second']:7.1f} per second{found['p50_ms']:8.1f} ms each")
+    lives = result["lives"]
+    print(
+        f"{lives['lives']} lives of each by ttrpc alone, {lives['at_once']} at a time, "
+        f"in {lives['rounds']} turns"
+    )
+    show(lives["rate"])
+    print("\none life")
+    show(lives["seconds"])
+
+
+@contextlib.contextmanager
+def _lives(binary: str, kind: Kind) -> Iterator[Lives]:
+    """Make what lives need in a directory of their own, and remove what they leave."""
+    with tempfile.TemporaryDirectory(prefix="pywasm-lives-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        for mount in _MOUNTS:
+            (directory / f"rootfs{mount['destination']}").mkdir(parents=True)
+        program = build("hello", native=kind is NATIVE)
+        shutil.copy2(program, directory / "rootfs" / kind.program("hello")[1:])
+        try:
+            yield Lives(directory, binary, kind.program("hello"))
+        finally:
+            for pid in zygotes(directory / "run"):
+                os.kill(pid, signal.SIGKILL)
+            for tree in hierarchies():
+                with contextlib.suppress(OSError):
+                    os.rmdir(f"{tree.mount}/{directory.name}")
 
 
 class Lives(NamedTuple):
@@ -86,26 +118,22 @@ class Lives(NamedTuple):
     binary: str
     program: str
 
-    async def all(self, number: int, at_once: int) -> dict[str, float]:
-        """Live so many, and tell how fast."""
+    async def all(self, ids: Sequence[str], at_once: int) -> list[float]:
+        """Live all of these, and return how many milliseconds each took."""
         spent: list[float] = []
-        waiting = iter(range(number))
+        waiting = iter(ids)
 
         async def some() -> None:
-            for life in waiting:
+            for id in waiting:
                 begin = time.perf_counter()
-                await self._life(f"life{life}")
-                spent.append(time.perf_counter() - begin)
+                await self.life(id)
+                spent.append(1000 * (time.perf_counter() - begin))
 
-        async with _events_taken(self.directory / "events"):
-            for warm in range(_WARM):  # zygote, artifact, page cache
-                await self._life(f"warm{warm}")
-            begin = time.perf_counter()
-            await asyncio.gather(*(some() for _ in range(at_once)))
-            rate = number / (time.perf_counter() - begin)
-        return {"per_second": rate, "p50_ms": 1000 * statistics.median(spent)}
+        await asyncio.gather(*(some() for _ in range(at_once)))
+        return spent
 
-    async def _life(self, id: str) -> None:
+    async def life(self, id: str) -> None:
+        """Do what containerd does for one container."""
         bundle = self.directory / id
         (bundle / "rootfs").mkdir(parents=True)
         namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]

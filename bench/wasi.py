@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import wasmtime
 
+from bench.spread import Spread, plus_minus, spread
 from shim import engines
 from shim.engines.base import Engine, Grants, Preopen
 from shim.engines.wasmtime import Wasmtime
@@ -160,7 +160,7 @@ def _under_its_own(directory: Path) -> Callable[[list[str]], bytes]:
 def measure(rounds: int) -> dict[str, Any]:
     """Return ns per call of each operation: native, and under each engine there is here.
 
-    All take turns within each of the `rounds`; what is returned is the median of a program's.
+    All take turns within each of the `rounds`.
     """
     with _files() as directory:
         runs = {NATIVE: _native(directory)}
@@ -177,24 +177,29 @@ def measure(rounds: int) -> dict[str, Any]:
                     ns = int(runs[name]([operation.name, str(operation.times)]))
                     samples[operation.name][name].append(ns / operation.times)
     return {
-        operation: {name: statistics.median(values) for name, values in by_name.items()}
-        for operation, by_name in samples.items()
+        "wasi": {
+            operation: {name: spread(values) for name, values in by_name.items()}
+            for operation, by_name in samples.items()
+        }
     }
 
 
-def show(result: Mapping[str, Mapping[str, float]]) -> None:
+def print_found(result: Mapping[str, Mapping[str, Mapping[str, Spread]]]) -> None:
     """Print what `measure` found: the time of a call or bytes per second, and native's share."""
-    names = list(next(iter(result.values())))
+    wasi = result["wasi"]
+    names = list(next(iter(wasi.values())))
     print(
-        "WASI calls of one C program; in brackets: speed relative to the program compiled natively;"
-        "\nlast: wasmtime with its own WASI instead of ours"
+        "WASI calls of one C program, medians, ± half of what lies between the quartiles; in "
+        "brackets: speed relative to the program\ncompiled natively; last: wasmtime with its own "
+        "WASI instead of ours"
     )
-    print(f"{'':28}" + "".join(f"{name:>12}{'' if name == NATIVE else ' ' * 8}" for name in names))
+    print(f"{'':26}" + "".join(f"{name:>13}{'' if name == NATIVE else ' ' * 12}" for name in names))
     for operation in OPERATIONS:
-        row = result[operation.name]
-        line = f"{operation.title:28}"
+        row = wasi[operation.name]
+        line = f"{operation.title:26}"
         for name in names:
-            line += f"{operation.speed(row[name]):>12}"
+            line += f"{operation.speed(row[name]['p50']):>13}"
             if name != NATIVE:
-                line += f"{f'[{row[NATIVE] / row[name]:.2f}]':>8}"
+                share = row[NATIVE]["p50"] / row[name]["p50"]
+                line += f"{plus_minus(row[name]):>5}{f'[{share:.2f}]':>7}"
         print(line)

@@ -22,12 +22,12 @@ SOURCES = Path(__file__).parent
 CACHE = SOURCES.parents[1] / "build" / "guests"  # not beside build.py, whose name it would take
 
 
-def names() -> list[str]:
+def names(sources: Path = SOURCES) -> list[str]:
     """Every guest there is."""
-    return sorted(source.stem for source in SOURCES.glob("*.c"))
+    return sorted(source.stem for source in sources.glob("*.c"))
 
 
-def build(name: str, *, native: bool = False) -> Path:
+def build(name: str, *, native: bool = False, sources: Path = SOURCES) -> Path:
     """Compile `<name>.c` to wasm, or to a static executable of this machine; return the file.
 
     A comment `// build: FLAGS` in the first line replaces the default flags, `-Os -s`.
@@ -35,7 +35,7 @@ def build(name: str, *, native: bool = False) -> Path:
     Raises:
         subprocess.CalledProcessError: the compiler refused the source; its words are on stderr.
     """
-    source = SOURCES / f"{name}.c"
+    source = sources / f"{name}.c"
     text = source.read_bytes()
     first, _, _ = text.decode().partition("\n")
     flags = (
@@ -47,7 +47,7 @@ def build(name: str, *, native: bool = False) -> Path:
         flags = ["-target", "wasm32-wasi", *flags]
 
     version = importlib.metadata.version("ziglang")
-    headers = b"".join(header.read_bytes() for header in sorted(SOURCES.glob("*.h")))
+    headers = b"".join(header.read_bytes() for header in sorted(sources.glob("*.h")))
     key = hashlib.sha256(repr((version, flags)).encode() + headers + text).hexdigest()[:16]
     result = CACHE / f"{name}-{key}{'' if native else '.wasm'}"
     if result.exists():

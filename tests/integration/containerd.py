@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -433,15 +433,6 @@ def parent_of(pid: int) -> int:
     """Pid of a process's parent."""
     with open(f"/proc/{pid}/stat") as file:
         return int(file.read().rpartition(")")[2].split()[1])
-
-
-def pss(pids: Mapping[int, object] | Sequence[int]) -> int:
-    """Proportional set size of some processes together, in bytes (proc(5), smaps_rollup)."""
-    total = 0
-    for pid in pids:
-        with open(f"/proc/{pid}/smaps_rollup") as file:
-            total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
-    return total * 1024
 
 
 def _listdir(path: str) -> set[str]:
