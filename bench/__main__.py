@@ -18,7 +18,7 @@ Print = Callable[[dict[str, Any]], None]
 def main() -> None:
     """Measure, print, and keep what was measured."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0].startswith("--"):
+    if not arguments or (arguments[0].startswith("--") and arguments[0] != "--help"):
         arguments.insert(0, "run")
     options = _parser().parse_args(arguments)
     load.adopt()
@@ -35,6 +35,10 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace) -> tuple[dict[str, Any], Print]:
     # Each imports much that the others do not need.
+    if options.what == "compute":
+        from bench import compute
+
+        return compute.measure(options.rounds, options.command), compute.print_found
     if options.what == "wasi":
         from bench import wasi
 
@@ -90,6 +94,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--pods", type=int, default=200, help="of each (200)")
     add = command("wasi", "what WASI calls cost, beside native ones", [json])
     add("--rounds", type=int, default=11, help="samples of each (11)")
+    add = command("compute", "how fast guests compute, beside native C", [json])
+    add("--rounds", type=int, default=7, help="samples of each (7)")
+    add(
+        "--command",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="an engine's own command, as in wasmtime='/usr/bin/wasmtime run'",
+    )
     return parser
 
 
