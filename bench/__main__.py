@@ -21,6 +21,12 @@ def main() -> None:
     if not arguments or (arguments[0].startswith("--") and arguments[0] != "--help"):
         arguments.insert(0, "run")
     options = _parser().parse_args(arguments)
+    if options.what == "charts":
+        from bench import charts
+
+        charts.draw_all(options.results, options.to)
+        return
+
     load.adopt()
     result: dict[str, Any] = {}
     with load.observed(result):
@@ -103,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=COMMAND",
         help="an engine's own command, as in wasmtime='/usr/bin/wasmtime run'",
     )
+    add = command("charts", "draw what --json has kept", [])
+    add("results", nargs="+", type=Path, metavar="FILE")
+    add("--to", type=Path, required=True, metavar="DIRECTORY", help="where pictures go")
     return parser
 
 
