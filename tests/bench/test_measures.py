@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import lives, memory, starts
+from bench import lives, memory, pods, starts
 from bench.lab import NATIVE, WASM, other
 from shim.linux.cgroups import hierarchies
 
@@ -38,6 +38,16 @@ def test_memory() -> None:
             assert pod["samples"] == 2
             assert pod["p50"] == pytest.approx(shim["p50"] + container["p50"])
     memory.print_found({"memory": found})
+
+
+def test_pods() -> None:
+    found = pods.measure(2, 2)
+    for kind in KINDS:
+        row = found["pods"][kind.title]
+        assert row["started_per_second"] > 0
+        assert row["pod_kib"]["samples"] == 2
+        assert row["pod_kib"]["p50"] > row["sandbox_kib"]["p50"] > 0
+    pods.print_found(found)
 
 
 def test_lives_of_any_shim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
