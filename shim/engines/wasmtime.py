@@ -6,8 +6,11 @@ deserializes and instantiates.
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
+import resource
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import wasmtime
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
 NAME: Final = "wasmtime"
 _INITIALIZE: Final = "_initialize"
 
-_STACK: Final = 6 << 20  # bytes; the rest is the interpreter's
+_PROCESS_STACK: Final = 8 << 20  # bytes, which is Linux's default
+_STACK: Final = 6 << 20  # of it; the rest is the interpreter's
 
 PROPOSALS: Final = ("wasm_exceptions",)
 """What wasmtime has off by default, and compilers of today use."""
@@ -69,7 +73,7 @@ def _version() -> str:
 
 
 def _allow_deep_recursion(config: wasmtime.Config) -> None:
-    """Let a guest have most of its process's stack, of 8 MiB, as wasmer does.
+    """Let a guest have most of its process's stack, as wasmer does.
 
     wasmtime's default is 512 KiB, in which a JSON parser compiled from Go does not get far. It must
     be less than the size of stacks that are never used here, for which the package has no setter.
@@ -141,6 +145,9 @@ class WasmtimeModule:
 
     def run(self, grants: Grants, function: str = START) -> NoReturn:
         """See `Module.run`."""
+        _with_stack(lambda: self._run(grants, function))
+
+    def _run(self, grants: Grants, function: str) -> NoReturn:
         store = wasmtime.Store(self._host.engine)
         try:
             grants.give(self._host.program)
@@ -165,6 +172,26 @@ class WasmtimeModule:
         if isinstance(memory, wasmtime.Memory) and not memory.type(store).is_64:
             self._host.program.memory.attach(lambda: window(store, memory))
         return exports
+
+
+def _with_stack(run: Callable[[], NoReturn]) -> NoReturn:
+    """Run on this process's stack, or on a thread's where that may not grow as a guest's may.
+
+    wasmtime has been told how deep a guest may go, and beyond a stack's end the kernel kills. It is
+    the last that this process does: it forks no more, and ends with the thread.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    if limit == resource.RLIM_INFINITY or limit >= _PROCESS_STACK:
+        run()
+    _thread.stack_size(_PROCESS_STACK)
+    ends_never = _thread.allocate_lock()
+    ends_never.acquire()
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:  # its cgroup, or a limit, allows no more
+        run()
+    ends_never.acquire()
+    raise AssertionError
 
 
 def _signature(kind: AsExternType) -> Signature | None:
