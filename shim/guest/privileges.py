@@ -101,7 +101,7 @@ def apply_names(spec: Spec, proc: int) -> None:
 
 
 def apply(process: Process, linux: Linux, proc: int) -> None:
-    """Give this process its limits and priorities, for which it takes the node's privileges.
+    """Give this process its priorities, for which it takes the node's privileges.
 
     `proc` is the host's /proc. Raises OSError, SpecError.
     """
@@ -115,7 +115,6 @@ def apply(process: Process, linux: Linux, proc: int) -> None:
         scheduling.set_memory_policy(linux.memory_policy)
     if linux.personality is not None:
         personality.set_personality(linux.personality)
-    limits.set_rlimits(process.rlimits)
 
 
 def apply_labels(process: Process, proc: int) -> None:
@@ -127,11 +126,14 @@ def apply_labels(process: Process, proc: int) -> None:
 
 
 def drop(process: Process, last: Confinement, arrive: Callable[[], None]) -> list[str]:
-    """Become the user, with the capabilities and under the filter of the spec.
+    """Become the user, with the limits and capabilities and under the filter of the spec.
 
     `arrive` makes this process one of the PID namespace that is there for its children.
     Returns the capabilities that could not be granted. Raises OSError, and what `arrive` does.
     """
+    # Not before: they are the program's, and a copy of its module may be larger than its files. Nor
+    # later, where it is not the node's any more to raise one.
+    limits.set_rlimits(process.rlimits)
     if last.user_namespace is not None:
         user_namespace.enter(last.user_namespace)
         os.close(last.user_namespace)

@@ -16,6 +16,7 @@ import select
 import struct
 import termios
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from shim.wasi import clocks, errno, rights
@@ -86,21 +87,38 @@ def poll_oneoff(
     program: Program, subscriptions: Ptr, events: Ptr, count: Size, result: Ptr
 ) -> None:
     """Wait for the first of `count` subscriptions; store an event for each that has occurred."""
+    wanted = subscribed(program, subscriptions, events, count, _SUBSCRIPTION.size)
+    wait_for(program, _SUBSCRIPTION.iter_unpack(wanted), events, result)
+
+
+def subscribed(
+    program: Program, subscriptions: int, events: int, count: int, size: int
+) -> memoryview:
+    """Return the memory of subscriptions of this size, with room for as many events."""
     count &= 0xFFFFFFFF
     if count == 0:
         raise Refused(errno.INVAL)
-    memory = program.memory
-    wanted = memory.span(subscriptions, count * _SUBSCRIPTION.size)
-    memory.span(events, count * _EVENT.size)  # a bad pointer is an error now, not after the wait
+    wanted = program.memory.span(subscriptions, count * size)
+    # A bad pointer is an error now, not after the wait.
+    program.memory.span(events, count * _EVENT.size)
     if count > _MOST:
         raise Refused(errno.INVAL)
+    return wanted
 
+
+def wait_for(
+    program: Program, subscriptions: Iterable[tuple[int, ...]], events: int, result: int
+) -> None:
+    """Wait for the first; store the events, and their number.
+
+    A subscription is userdata, type, clock or descriptor, and of a clock timeout, precision, flags.
+    """
     now = time.monotonic_ns()
     occurred: list[bytes] = []
     deadlines: list[tuple[int, int]] = []  # (expiry, userdata)
     waiting: list[tuple[Descriptor, int, int]] = []  # (descriptor, type, userdata)
     masks: dict[int, int] = {}
-    for userdata, kind, number, timeout, _precision, flags in _SUBSCRIPTION.iter_unpack(wanted):
+    for userdata, kind, number, timeout, _precision, flags in subscriptions:
         try:
             if kind == _CLOCK:
                 deadlines.append((_deadline(number, timeout, flags, now), userdata))
@@ -140,5 +158,5 @@ def poll_oneoff(
     for expiry, userdata in deadlines:
         if expiry <= now:
             occurred.append(_EVENT.pack(userdata, errno.SUCCESS, _CLOCK, 0, 0))
-    memory.write(events, b"".join(occurred))
-    memory.write_u32(result, len(occurred))
+    program.memory.write(events, b"".join(occurred))
+    program.memory.write_u32(result, len(occurred))
