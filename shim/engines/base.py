@@ -49,6 +49,8 @@ class Preopen(NamedTuple):
     name: str
     fd: int
     readonly: bool = False
+    confined: bool = True
+    """Whether no path that starts there leads out of it; else it may lead anywhere in the root."""
 
 
 class Grants(NamedTuple):
@@ -87,8 +89,8 @@ class Grants(NamedTuple):
         return [*self.env, b"PWD=" + os.fsencode(self.cwd.name)]
 
 
-def _plain(preopen: Preopen) -> tuple[bytes, int, bool]:
-    return os.fsencode(preopen.name), preopen.fd, preopen.readonly
+def _plain(preopen: Preopen) -> tuple[bytes, int, bool, bool]:
+    return os.fsencode(preopen.name), preopen.fd, preopen.readonly, preopen.confined
 
 
 class Module(Protocol):

@@ -1,12 +1,13 @@
 """From the spec to what a guest is granted: WASI's capabilities. Runs in: guest.
 
 The filesystem it sees is the list: the rootfs is one preopened directory, and so is each directory
-mounted in it.
+mounted in it. Paths lead from one to the other as in any container, unless an annotation has chosen
+what there is: then each directory is all that is reached through it.
 """
 
 import os
 import socket
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 from oci.runtime import Mount, Process
 from shim.engines.base import Grants, Preopen
@@ -32,7 +33,7 @@ def listen(address: Listen) -> int:
 
 def grant(
     process: Process,
-    mounts: Iterable[Mount],
+    mounts: Sequence[Mount],
     annotations: Annotations,
     root: int,
     cwd: int,
@@ -44,9 +45,11 @@ def grant(
     `cwd`, the working directory. Raises OSError naming the directory.
     """
     granted: dict[str, Preopen] = {}
-    narrowed = not annotations.rootfs or any(extra.name == "/" for extra in annotations.preopens)
+    chosen = {extra.name for extra in annotations.preopens}
+    narrowed = not annotations.rootfs or "/" in chosen
+    confined = narrowed or any(mount.destination in chosen for mount in mounts)
     if annotations.rootfs:
-        _put(granted, _preopen("/", open_directory(root, "/")))
+        _put(granted, _preopen("/", open_directory(root, "/"), confined=confined))
     for mount in mounts:
         try:
             fd = open_directory(root, mount.destination)
@@ -56,7 +59,7 @@ def grant(
             # Whoever may rename in a volume has put a symlink in its place since.
             os.close(fd)
             continue
-        _put(granted, _preopen(mount.destination, fd))
+        _put(granted, _preopen(mount.destination, fd, confined=confined))
     for extra in annotations.preopens:
         try:
             fd = open_directory(root, extra.path)
@@ -65,7 +68,6 @@ def grant(
             raise OSError(error.errno, os.strerror(error.errno or 0), name) from None
         _put(granted, _preopen(extra.name, fd, readonly=extra.readonly))
     os.close(root)
-    chosen = {extra.name for extra in annotations.preopens}
     return Grants(
         args=[os.fsencode(argument) for argument in process.args],
         env=[os.fsencode(variable) for variable in process.env],
@@ -101,13 +103,19 @@ def _start(
             cwd = open_directory(granted[name].fd, os.path.relpath(path, name))
         except OSError:
             return None
-    return _preopen(path, cwd, readonly=name in chosen and granted[name].readonly)
+    within = granted[name]
+    return _preopen(
+        path, cwd, readonly=name in chosen and within.readonly, confined=within.confined
+    )
 
 
 def _is_below(path: str, name: str) -> bool:
     return name.startswith("/") and f"{path}/".startswith(os.path.join(os.path.normpath(name), ""))
 
 
-def _preopen(name: str, fd: int, *, readonly: bool = False) -> Preopen:
+def _preopen(name: str, fd: int, *, readonly: bool = False, confined: bool = True) -> Preopen:
+    if not confined:
+        # Where a path ends, only the kernel knows, and says whether that mount may be written to.
+        return Preopen(name, fd, confined=False)
     # What the kernel says, whichever way it came to be read-only: the rootfs, a mount, a device.
     return Preopen(name, fd, readonly or bool(os.fstatvfs(fd).f_flag & os.ST_RDONLY))

@@ -55,6 +55,7 @@ class Descriptor:
 
     __slots__ = (
         "base",
+        "confined",
         "cwd",
         "fd",
         "given_up",
@@ -74,6 +75,7 @@ class Descriptor:
         inheriting: int = 0,
         *,
         readonly: bool = False,
+        confined: bool = True,
         preopen: bytes | None = None,
     ) -> None:
         self.fd = fd
@@ -82,6 +84,7 @@ class Descriptor:
         self.given_up = 0  # rights that the guest has renounced by itself
         self.inheriting = inheriting  # the most that a descriptor opened through it may have
         self.readonly = readonly  # refuses changes with EROFS, and so does all opened through it
+        self.confined = confined  # no path from here leads out; else see `resolution`
         self.preopen = preopen  # the guest's name for it
         self.cwd: Descriptor | None = None  # the working directory that lies over this one
         self.stream: DirectoryStream | None = None  # of a directory: what fd_readdir knows of it

@@ -12,7 +12,7 @@ from shim.wasi.errno import Refused
 from shim.wasi.fds import FDFLAGS, filestat
 from shim.wasi.filetypes import DIRECTORY, REGULAR_FILE, filetype
 from shim.wasi.program import Program
-from shim.wasi.resolution import FOLLOW, beneath, parent, read_path, resolve, start
+from shim.wasi.resolution import FOLLOW, look_up, parent, read_path, resolve, start
 from shim.wasi.times import set_times
 
 # oflags
@@ -76,9 +76,9 @@ def path_open(
         opened = _open_unchanged(where, name, flags, oflags)
     elif oflags & _CREAT:
         flags |= os.O_CREAT | os.O_EXCL if oflags & _EXCL else os.O_CREAT
-        opened = beneath(where, name, flags, 0o666)
+        opened = look_up(where, name, flags, 0o666)
     else:
-        opened = beneath(where, name, flags)
+        opened = look_up(where, name, flags)
 
     try:
         kind = filetype(os.fstat(opened).st_mode)
@@ -105,7 +105,7 @@ def _open_unchanged(directory: Descriptor, name: bytes, flags: int, oflags: int)
     """
     exclusive = oflags & _CREAT and oflags & _EXCL
     try:
-        opened = beneath(
+        opened = look_up(
             directory, name, os.O_PATH | os.O_NOFOLLOW if exclusive else flags & ~os.O_TRUNC
         )
     except FileNotFoundError:
@@ -204,12 +204,12 @@ def path_link(
 def path_symlink(
     program: Program, target: Ptr, target_size: Size, fd: Fd, path: Ptr, size: Size
 ) -> None:
-    """Create a symlink. An absolute target is refused: it could only ever point outside."""
+    """Create a symlink. Where it could only ever point outside, an absolute target is refused."""
     directory = program.descriptors.need(fd, rights.PATH_SYMLINK)
     where, name = start(directory, read_path(program.memory, path, size), creating=True)
     _may_create(where, name)
     points_to = read_path(program.memory, target, target_size)
-    if points_to.startswith(b"/"):
+    if where.confined and points_to.startswith(b"/"):
         raise Refused(errno.NOTCAPABLE)
     with parent(where, name) as (holder, name):
         os.symlink(points_to, name, dir_fd=holder)

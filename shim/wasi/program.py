@@ -33,13 +33,13 @@ class Program:
         self,
         args: Sequence[bytes],
         env: Sequence[bytes],
-        preopens: Iterable[tuple[bytes, int, bool]],
+        preopens: Iterable[tuple[bytes, int, bool, bool]],
         *,
         listeners: Sequence[int] = (),
         network: bool = True,
-        cwd: tuple[bytes, int, bool] | None = None,
+        cwd: tuple[bytes, int, bool, bool] | None = None,
     ) -> None:
-        """Hand over what was granted: strings and preopened (name, descriptor, read-only).
+        """Hand over what was granted: strings and preopens (name, descriptor, read-only, confined).
 
         Descriptors 0, 1 and 2 of the process, which must be open, become the guest's. Listening
         sockets follow from 3, as sd_listen_fds(3) has it and LISTEN_FDS tells the guest; then
@@ -68,13 +68,14 @@ class Program:
             os.close(cwd[1])
 
 
-def _directory(name: bytes, fd: int, readonly: bool) -> Descriptor:
+def _directory(name: bytes, fd: int, readonly: bool, confined: bool) -> Descriptor:
     return Descriptor(
         _readable(fd),
         filetypes.DIRECTORY,
         rights.DIRECTORY,
         rights.ALL,
         readonly=readonly,
+        confined=confined,
         preopen=name,
     )
 

@@ -1,10 +1,15 @@
 """Where a path leads (library; runs in the guest).
 
-The kernel resolves every path, with `openat2` and RESOLVE_BENEATH: what `..`, an absolute path or a
-symlink means is never decided here, and leaving the directory ends in ENOTCAPABLE. Where a call
-acts on a name rather than on a file (unlink, rename, ...), the directory of that name is opened
-the same way, and the kernel is handed the last component as it stands: none of these calls follows
-a symlink or walks into `..` there.
+The kernel resolves every path, with `openat2`: what `..`, an absolute path or a symlink means is
+never decided here, and none of its own links (`/proc/*/root`) is followed. Leaving a directory that
+is confined ends in ENOTCAPABLE (RESOLVE_BENEATH). From one that is not, a preopen of a container
+that has all of its root, a path leads where it leads in any container: this process's root is the
+container's, so that is where `..` ends and absolute symlinks begin, and the mounts on the way say
+what may be written. What a program opens by itself is confined again, as WASI has it.
+
+Where a call acts on a name rather than on a file (unlink, rename, ...), the directory of that name
+is opened the same way, and the kernel is handed the last component as it stands: none of these
+calls follows a symlink or walks into `..` there.
 
 Preview 1 has no working directory either. To wasi-libc and all that is built on it, `/data.txt` and
 `data.txt` are the same: `data.txt`, relative to the preopened directory `/`. The container's
@@ -15,7 +20,7 @@ from __future__ import annotations
 
 import errno as linux
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -41,8 +46,14 @@ def read_path(memory: Memory, address: int, size: int) -> bytes:
     return path
 
 
-def beneath(directory: Descriptor, path: bytes, flags: int, mode: int = 0) -> int:
-    """Open `path` with `flags` of open(2). Raises ENOTCAPABLE where it leaves the directory."""
+def look_up(directory: Descriptor, path: bytes, flags: int, mode: int = 0) -> int:
+    """Open `path` with `flags` of open(2). Raises ENOTCAPABLE where it leaves what confines it."""
+    if directory.confined:
+        return _beneath(directory, path, flags, mode)
+    return openat2(directory.fd, path, flags, mode, RESOLVE_NO_MAGICLINKS)
+
+
+def _beneath(directory: Descriptor, path: bytes, flags: int, mode: int = 0) -> int:
     try:
         return openat2(directory.fd, path, flags, mode, _BENEATH)
     except OSError as error:
@@ -54,7 +65,7 @@ def beneath(directory: Descriptor, path: bytes, flags: int, mode: int = 0) -> in
 def resolve(directory: Descriptor, path: bytes, lookup: int) -> int:
     """Return an O_PATH descriptor, for the caller to close, of what `path` names."""
     flags = os.O_PATH if lookup & FOLLOW else os.O_PATH | os.O_NOFOLLOW
-    return beneath(directory, path, flags)
+    return look_up(directory, path, flags)
 
 
 @contextmanager
@@ -68,8 +79,8 @@ def parent(directory: Descriptor, path: bytes) -> Iterator[tuple[int, bytes]]:
     if slash < 0:
         yield directory.fd, path
         return
-    # An absolute path (or nothing but slashes) has a parent that starts at `/`: refused there.
-    fd = beneath(directory, path[: slash + 1] or path, os.O_PATH | os.O_DIRECTORY)
+    # An absolute path (or nothing but slashes) has a parent that starts at `/`.
+    fd = look_up(directory, path[: slash + 1] or path, os.O_PATH | os.O_DIRECTORY)
     try:
         yield fd, path[slash + 1 :]
     finally:
@@ -93,31 +104,36 @@ def start(
     reach all of `/` but what the working directory hides: its entries' namesakes, and `/` itself,
     which arrives as `.`.
 
-    A path that leaves the working directory starts there, but must not leave `/`.
+    A path that leaves the working directory starts there, with the rights of `/`.
     """
     cwd = directory.cwd
     if cwd is None or path.startswith(b"/"):
         return directory, path
-    found = _exists(cwd, path)
+    found = _exists(_beneath, cwd, path)
     if found is None:
         return directory, (cwd.preopen or b"").lstrip(b"/") + b"/" + path
     if found or path.startswith(b"./"):
         return cwd, path
-    if creating and not _exists(directory, path):
+    if creating and not _exists(look_up, directory, path):
         holder = path[: _last_slash(path) + 1] or b"."
-        if _exists(cwd, holder):
+        if _exists(_beneath, cwd, holder):
             return cwd, path
     return directory, path
 
 
-def _exists(directory: Descriptor, path: bytes, flags: int = os.O_PATH) -> bool | None:
-    """Tell whether there is such a name; None if it leads out of the directory."""
+def _exists(
+    look: Callable[[Descriptor, bytes, int], int],
+    directory: Descriptor,
+    path: bytes,
+    flags: int = os.O_PATH,
+) -> bool | None:
+    """Tell whether there is such a name; None if it leads out of where `look` looks."""
     try:
-        os.close(beneath(directory, path, flags))
+        os.close(look(directory, path, flags))
     except Refused:
         return None
     except FileNotFoundError:  # or a symlink to nothing
-        return not flags & os.O_NOFOLLOW and _exists(directory, path, flags | os.O_NOFOLLOW)
+        return not flags & os.O_NOFOLLOW and _exists(look, directory, path, flags | os.O_NOFOLLOW)
     except NotADirectoryError:
         return False
     except OSError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -26,6 +28,7 @@ class Guest:
         self.program = Program()
         self.program.memory.attach(lambda: memoryview(self.memory))
         self.functions = preview1.bind(self.program)
+        self.output = -1  # of a guest that has one: where to read it
         self._next = 1024
 
     def __call__(self, name: str, *args: int) -> int:
@@ -122,6 +125,48 @@ def readonly(guest: Guest) -> Guest:
     """The same, with the preopen read-only."""
     guest.program.descriptors.get(0).readonly = True
     return guest
+
+
+InContainer: TypeAlias = Callable[[Callable[[Guest], None]], None]
+
+
+@pytest.fixture
+def in_container(tmp_path: Path) -> InContainer:
+    """Call a function in a child whose root is `tmp_path`, and the guest's, with no annotation.
+
+    Its descriptors: pipes for 0 and 1; 3 is `/` and 4 is `/vol`, not confined; 5 is `/vol` as
+    `strict`, which is.
+    """
+    (tmp_path / "vol").mkdir()
+
+    def check(entry: Callable[[Guest], None]) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.chroot(tmp_path)
+                os.chdir("/")
+                (reader, typing), (reading, writer) = os.pipe(), os.pipe()
+                os.write(typing, b"typed")
+                os.dup2(reader, 0)
+                os.dup2(writer, 1)
+                slash, volume, strict = (os.open(p, os.O_PATH) for p in ("/", "/vol", "/vol"))
+                made = Guest()
+                preopens = [
+                    (b"/", slash, False, False),
+                    (b"/vol", volume, False, False),
+                    (b"strict", strict, False, True),
+                ]
+                made.program.grant([], [], preopens)
+                made.output = reading
+                entry(made)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    return check
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from shim.wasi.descriptors import Descriptor
 from tests.guests.build import build
 from tests.installed import ENGINES
 
-from .conftest import Guest
+from .conftest import Guest, InContainer
 
 CREAT, DIRECTORY, EXCL = 1, 2, 4
 NOENT = 44
@@ -247,3 +247,114 @@ def test_a_program(engine: str, root: Path) -> None:
     assert (root / "app" / "d" / "old").is_file()
     assert not (root / "app" / "sub").exists()
     assert (root / "data").read_text() == "root"
+
+
+ROOT, VOLUME, STRICT = 3, 4, 5
+
+
+class TestNotConfined:
+    """From the preopens of a container, paths lead anywhere in its root."""
+
+    @pytest.fixture(autouse=True)
+    def _tree(self, tmp_path: Path, in_container: InContainer) -> None:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "vol" / "sub").mkdir()
+        (tmp_path / "etc" / "x").write_text("etc")
+        (tmp_path / "vol" / "x").write_text("vol")
+        for link, target in {
+            "absolute": "/etc/x",
+            "up": "../etc/x",
+            "far": "../../../../etc/x",
+            "etc": "/etc",
+            "sub/up": "../x",
+        }.items():
+            (tmp_path / "vol" / link).symlink_to(target)
+
+    @pytest.mark.parametrize(
+        "path", ["absolute", "up", "far", "etc/x", "../etc/x", "../../etc/x", "sub/../../etc/x"]
+    )
+    def test_it_may_be_left(self, in_container: InContainer, path: str) -> None:
+        def entry(guest: Guest) -> None:
+            assert content(guest, path, VOLUME) == b"etc"
+            assert content(guest, f"vol/{path}", ROOT) == b"etc"
+            assert content(guest, path, STRICT) == errno.NOTCAPABLE
+
+        in_container(entry)
+
+    def test_a_directory_that_the_program_opened_is_confined(
+        self, in_container: InContainer
+    ) -> None:
+        def entry(guest: Guest) -> None:
+            for preopen, path in ((VOLUME, "."), (ROOT, "vol"), (VOLUME, "../vol"), (STRICT, ".")):
+                error, vol = guest.open(path, directory=preopen, oflags=DIRECTORY)
+                assert error == 0
+                assert content(guest, "x", vol) == b"vol"
+                assert content(guest, "sub/up", vol) == b"vol"
+                error, sub = guest.open("sub", directory=vol, oflags=DIRECTORY)
+                assert error == 0
+                for held, paths in (
+                    (vol, ("../etc/x", "/etc/x", "absolute", "up", "etc/x")),
+                    (sub, ("../x", "up", "../../etc/x", "/etc/x")),
+                ):
+                    assert {content(guest, path, held) for path in paths} == {errno.NOTCAPABLE}
+                    made = guest("path_symlink", *guest.path("/etc"), held, *guest.path("l"))
+                    assert made == errno.NOTCAPABLE
+
+        in_container(entry)
+
+    def test_rights_are_those_of_the_directory_that_is_named(
+        self, in_container: InContainer
+    ) -> None:
+        def entry(guest: Guest) -> None:
+            kept = rights.DIRECTORY & ~rights.PATH_UNLINK_FILE
+            assert guest("fd_fdstat_set_rights", VOLUME, kept, rights.FD_READ) == 0
+            unlink = ("path_unlink_file", VOLUME, *guest.path("../etc/x"))
+            assert guest(*unlink) == errno.NOTCAPABLE
+            error, fd = guest.open("../etc/x", directory=VOLUME, base=rights.ALL)
+            assert error == 0
+            assert guest.program.descriptors.get(fd).base == rights.FD_READ
+
+        in_container(entry)
+
+    def test_what_a_link_points_to_may_be_absolute(
+        self, in_container: InContainer, tmp_path: Path
+    ) -> None:
+        def entry(guest: Guest) -> None:
+            for preopen, error in ((VOLUME, 0), (STRICT, errno.NOTCAPABLE)):
+                name = guest.path(f"new{preopen}")
+                assert guest("path_symlink", *guest.path("/etc/x"), preopen, *name) == error
+            assert content(guest, "new4", VOLUME) == b"etc"
+
+        in_container(entry)
+        assert os.readlink(tmp_path / "vol" / "new4") == "/etc/x"
+
+    @pytest.mark.parametrize("confined", [True, False])
+    def test_from_a_working_directory(
+        self, in_container: InContainer, tmp_path: Path, confined: bool
+    ) -> None:
+        (tmp_path / "log").symlink_to("/vol/log")
+
+        def entry(guest: Guest) -> None:
+            slash = guest.program.descriptors.get(ROOT)
+            fd = os.open("/vol", os.O_PATH)
+            slash.cwd = Descriptor(
+                fd,
+                filetypes.DIRECTORY,
+                rights.DIRECTORY,
+                rights.ALL,
+                confined=confined,
+                readonly=confined,
+                preopen=b"/vol",
+            )
+            for path in ("absolute", "up", "far", "../etc/x", "etc/x", "../../etc/x"):
+                assert content(guest, path, ROOT) == b"etc"
+            assert content(guest, "x", ROOT) == b"vol"
+            assert content(guest, "../x", ROOT) == NOENT
+            # Not a file of the working directory beside the link of that name in `/`.
+            assert guest.open("log", directory=ROOT, oflags=CREAT, base=rights.ALL)[0] == 0
+            created = guest.open("y", directory=ROOT, oflags=CREAT, base=rights.ALL)[0]
+            assert created == (errno.ROFS if confined else 0)
+
+        in_container(entry)
+        assert (tmp_path / "log").is_symlink()
+        assert (tmp_path / "vol" / "log").is_file()

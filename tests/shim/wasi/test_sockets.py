@@ -187,7 +187,7 @@ def granted(env: list[bytes], count: int) -> Guest:
     guest = Guest()
     listeners = [socket.create_server(("127.0.0.1", 0)).detach() for _ in range(count)]
     directory = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
-    guest.program.grant([b"x"], env, [(b"/", directory, False)], listeners=listeners)
+    guest.program.grant([b"x"], env, [(b"/", directory, False, True)], listeners=listeners)
     return guest
 
 
