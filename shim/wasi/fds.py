@@ -198,15 +198,15 @@ def fd_prestat_dir_name(program: Program, fd: Fd, buffer: Ptr, size: Size) -> No
     program.memory.write(buffer, name)
 
 
-def filestat(found: os.stat_result) -> bytes:
-    """Lay attributes out as a guest expects them.
+def filestat(found: os.stat_result, kind: int | None = None) -> bytes:
+    """Lay attributes out as a guest expects them; `kind`, if it is not what the mode says.
 
     Times are unsigned: before 1970 is 0, and what is after 2554 happens at the end of that.
     """
     return _FILESTAT.pack(
         found.st_dev,
         found.st_ino,
-        filetypes.filetype(found.st_mode),
+        filetypes.filetype(found.st_mode) if kind is None else kind,
         found.st_nlink,
         found.st_size,
         min(max(found.st_atime_ns, 0), _U64),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from shim.wasi import errno, rights
+from shim.wasi import errno, own_links, rights
 from shim.wasi.abi import U32, U64, Fd, Ptr, Size, host
 from shim.wasi.descriptors import Descriptor, applicable
 from shim.wasi.errno import Refused
 from shim.wasi.fds import FDFLAGS, filestat
-from shim.wasi.filetypes import DIRECTORY, REGULAR_FILE, filetype
+from shim.wasi.filetypes import DIRECTORY, REGULAR_FILE, SYMBOLIC_LINK, filetype
 from shim.wasi.program import Program
 from shim.wasi.resolution import FOLLOW, look_up, parent, read_path, resolve, start
 from shim.wasi.times import set_times
@@ -72,13 +72,24 @@ def path_open(
             if fdflags & flag:
                 flags |= bits
 
-    if where.readonly and (oflags & (_CREAT | _TRUNC) or base & rights.FD_WRITE):
-        opened = _open_unchanged(where, name, flags, oflags)
-    elif oflags & _CREAT:
-        flags |= os.O_CREAT | os.O_EXCL if oflags & _EXCL else os.O_CREAT
-        opened = look_up(where, name, flags, 0o666)
-    else:
-        opened = look_up(where, name, flags)
+    try:
+        if where.readonly and (oflags & (_CREAT | _TRUNC) or base & rights.FD_WRITE):
+            opened = _open_unchanged(where, name, flags, oflags)
+        elif oflags & _CREAT:
+            flags |= os.O_CREAT | os.O_EXCL if oflags & _EXCL else os.O_CREAT
+            opened = look_up(where, name, flags, 0o666)
+        else:
+            opened = look_up(where, name, flags)
+    except OSError as error:
+        if flags & (os.O_NOFOLLOW | os.O_EXCL):
+            raise
+        own = program.descriptors.get(own_links.own(program.descriptors, where, name, error))
+        if oflags & _DIRECTORY and own.kind != DIRECTORY:
+            raise Refused(errno.NOTDIR) from None
+        inheriting &= directory.inheriting
+        again = own_links.again(own, base, inheriting, emptied=bool(oflags & _TRUNC))
+        program.memory.write_u32(result, program.descriptors.add(again))
+        return
 
     try:
         kind = filetype(os.fstat(opened).st_mode)
@@ -221,16 +232,21 @@ def path_readlink(
 ) -> None:
     """Store what a symlink points to, cut off where the buffer ends."""
     directory = program.descriptors.need(fd, rights.PATH_READLINK)
-    found = resolve(*start(directory, read_path(program.memory, path, size)), 0)
+    where, name = start(directory, read_path(program.memory, path, size))
+    points_to = own_links.link(program.descriptors, where, name) or _read_link(where, name)
+    points_to = points_to[: room & 0xFFFFFFFF]
+    program.memory.write(buffer, points_to)
+    program.memory.write_u32(result, len(points_to))
+
+
+def _read_link(directory: Descriptor, name: bytes) -> bytes:
+    found = resolve(directory, name, 0)
     try:
-        points_to = os.readlink(b"", dir_fd=found)
+        return os.readlink(b"", dir_fd=found)
     except FileNotFoundError:  # with an empty path the kernel says so of what is no symlink
         raise Refused(errno.INVAL) from None
     finally:
         os.close(found)
-    points_to = points_to[: room & 0xFFFFFFFF]
-    program.memory.write(buffer, points_to)
-    program.memory.write_u32(result, len(points_to))
 
 
 @host
@@ -239,7 +255,15 @@ def path_filestat_get(
 ) -> None:
     """Store a file's attributes."""
     directory = program.descriptors.need(fd, rights.PATH_FILESTAT_GET)
-    found = resolve(*start(directory, read_path(program.memory, path, size)), lookup)
+    where, name = start(directory, read_path(program.memory, path, size))
+    try:
+        found = resolve(where, name, lookup)
+    except OSError as error:
+        number = own_links.own(program.descriptors, where, name, error)
+        own = program.descriptors.need(number, rights.FD_FILESTAT_GET)
+        attributes = filestat(os.fstat(own.fd), None if lookup & FOLLOW else SYMBOLIC_LINK)
+        program.memory.write(result, attributes)
+        return
     try:
         program.memory.write(result, filestat(os.fstat(found)))
     finally:

@@ -116,6 +116,33 @@ rmdir /fixed/dir
 rmdir /vol/..
 """
 
+OWN = """
+read /dev/stdin
+write /dev/stdout
+write /dev/stderr
+write /dev/fd/1
+write /proc/self/fd/1
+write /proc/1/fd/1
+write /logs/access.log
+write /logs/../dev/stdout
+write /logs/own/1
+write /vol/../dev/fd/2
+stat /dev/stdin
+stat /logs/access.log
+lstat /dev/stdout
+lstat /dev/fd/1
+lstat /proc/self/fd/0
+lstat /logs/access.log
+readlink /dev/stdout
+readlink /logs/access.log
+nofollow /dev/stdout
+make /dev/stdout
+read /dev/fd/77
+read /proc/self/fd/77
+stat /proc/self/fd/77
+read /dev/fd/x
+"""
+
 BELOW = """
 read file
 read ./file
@@ -201,7 +228,7 @@ def differences(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[str, s
 @pytest.mark.parametrize(
     "options", [[], ["--read-only"], WITH_PROC], ids=["usual", "read-only", "with-proc"]
 )
-@pytest.mark.parametrize("operations", [LEAVING, WRITING], ids=["leaving", "writing"])
+@pytest.mark.parametrize("operations", [LEAVING, WRITING, OWN], ids=["leaving", "writing", "own"])
 def test_as_under_runc(
     containerd: Containerd, tree: Path, operations: str, options: list[str]
 ) -> None:
