@@ -442,7 +442,7 @@ def _mount_at(
             if options.copy_up:
                 _copy_up(below, above)
             configure(magic(above), options)
-            if writable is not options:
+            if writable != options:
                 seal(above)
         except OSError:
             with suppress(OSError):

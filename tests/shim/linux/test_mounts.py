@@ -413,6 +413,7 @@ def test_tmpfs_begins_with_what_it_covers(
     secret.write_text("x")
     data = rootfs / "data"
     (data / "sub").mkdir(parents=True)
+    (rootfs / "other").mkdir()
     data.chmod(0o710)
     os.chown(data, 5, 6)
     (data / "file").write_bytes(b"y" * 3_000_000)
@@ -424,6 +425,8 @@ def test_tmpfs_begins_with_what_it_covers(
     os.mknod(data / "sub/kmsg", 0o20666, os.makedev(1, 11))
 
     def entry() -> None:
+        at(rootfs, "/other", "tmpcopyup")
+        assert "rw" in mounted(rootfs / "other").options
         at(rootfs, "/data", "tmpcopyup", "ro", "mode=755")
         assert mounted(data).fstype == "tmpfs"
         assert "ro" in mounted(data).options
