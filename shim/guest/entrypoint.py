@@ -10,14 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from oci.runtime import Process
 from shim.engines import candidates, engines, flaws
-from shim.engines.base import HEADER, Engine, Module, ModuleError, check_header
+from shim.engines.base import HEADER, START, Engine, Module, ModuleError, check_header
 from shim.engines.cache import Artifact, Refusal, key
 from shim.engines.snapshot import snapshot
 from shim.guest import control
@@ -65,12 +65,6 @@ class Compiled(NamedTuple):
         return module
 
 
-def split(argument: str) -> tuple[str, str]:
-    """Split `module.wasm#function`; without a function it is `_start`."""
-    path, _, function = argument.partition("#")
-    return path, function or "_start"
-
-
 def without_init(process: Process) -> Process:
     """Return the process without an init that it is the command of, if it is named like a module.
 
@@ -90,24 +84,56 @@ def without_init(process: Process) -> Process:
     return command if rest and is_named_module(command) else process
 
 
-def open_module(process: Process, root: int, proc: int) -> int:
+class Found(NamedTuple):
+    """The file that `process.args[0]` names, and the export of the module that it may be."""
+
+    path: str
+    function: str
+    fd: int
+    looked_at: Sequence[str]
+    """Where it was looked for; it was found at the last one."""
+
+
+def find(process: Process, root: int, proc: int) -> Found:
     """Find the entrypoint inside `root`, and open it; `proc` is the host's /proc.
 
     Raises ModuleError naming it.
     """
-    path, _ = split(process.args[0])
-    _, fd = _find(path, process, root, proc)
-    return fd
+    looked_at: list[str] = []
+    for path, function in _readings(process.args[0]):
+        error = OSError(errno.ENOENT, "not found")
+        for place in _places(path, process):
+            looked_at.append(place)
+            try:
+                return Found(path, function, read_inside(root, place, proc), looked_at)
+            except OSError as e:
+                # As execvp(3), which tells of what is missing only if there was nothing else.
+                if error.errno in _MISSING:
+                    error = e
+        if error.errno not in (*_MISSING, errno.ENAMETOOLONG):
+            break
+    reason = str(error.strerror).removeprefix("openat2: ")
+    raise ModuleError(f"entrypoint {path!r}: {reason}")
 
 
-def compiled(origin: Origin, process: Process, fd: int) -> Compiled:
+def _readings(argument: str) -> Iterator[tuple[str, str]]:
+    """Yield what `module.wasm#function` may mean, a path and an export.
+
+    First what has the longest path, for a file and an export may have a `#` in their names.
+    """
+    yield argument, START
+    for end in dict.fromkeys((argument.rfind("#"), argument.find("#"))):
+        if end >= 0:
+            yield argument[:end], argument[end + 1 :] or START
+
+
+def compiled(origin: Origin, path: str, fd: int) -> Compiled:
     """Get the artifact of the open entrypoint, which is closed: cached, or made by a compiler.
 
     Where the container names no engine, the first one that takes the module is chosen, beginning
     with the preferred one. Raises ModuleError naming the entrypoint, EOFError if the shim is gone.
     """
     annotations, preferred = origin.annotations, origin.preferred_engine
-    path, _ = split(process.args[0])
     try:
         check_header(os.pread(fd, HEADER, 0), text=path.endswith(".wat"))
         module, digest = snapshot(fd)
@@ -165,8 +191,7 @@ def _ask(channel: socket.socket, request: control.Compile, module: int) -> Artif
 
 def is_named_module(process: Process) -> bool:
     """Tell whether a container's program is named like a module: then it is taken for one."""
-    path, _ = split(process.args[0])
-    return path.endswith((".wasm", ".wat"))
+    return any(path.endswith((".wasm", ".wat")) for path, _ in _readings(process.args[0]))
 
 
 def is_native(root: int, proc: int, process: Process, covered: Collection[str] = ()) -> bool:
@@ -176,15 +201,14 @@ def is_native(root: int, proc: int, process: Process, covered: Collection[str] =
     found or read is no native program; nor, yet, is one that may be another as soon as something
     is mounted on `covered`.
     """
-    path, _ = split(process.args[0])
     try:
-        place, fd = _find(path, process, root, proc)
+        found = find(process, root, proc)
     except ModuleError:
         return False
+    fd = found.fd
     try:
         if covered:
-            places = _places(path, process)
-            looked_at = [*places[: places.index(place) + 1], _inside(root, fd)]
+            looked_at = [*found.looked_at, _inside(root, fd)]
             if any(_is_below(other, mount) for other in looked_at for mount in covered):
                 return False
         return os.pread(fd, HEADER, 0).startswith(_NATIVE)
@@ -208,25 +232,13 @@ def native(process: Process, root: int, proc: int) -> str | None:
     As root, for a program may be executed that cannot be read. Raises ModuleError if there is none,
     OSError.
     """
-    path, fd = _find(process.args[0], process, root, proc)
+    found = find(process, root, proc)
     try:
-        return path if os.pread(fd, HEADER, 0).startswith(_NATIVE) else None
+        if found.path == process.args[0] and os.pread(found.fd, HEADER, 0).startswith(_NATIVE):
+            return found.looked_at[-1]
+        return None
     finally:
-        os.close(fd)
-
-
-def _find(path: str, process: Process, root: int, proc: int) -> tuple[str, int]:
-    """Open the file that a command names inside `root`; returns also where it was found."""
-    first = OSError(errno.ENOENT, "not found")
-    for candidate in _places(path, process):
-        try:
-            return candidate, read_inside(root, candidate, proc)
-        except OSError as error:
-            # As execvp(3), which tells of what is missing only if there was nothing else.
-            if first.errno in _MISSING:
-                first = error
-    reason = str(first.strerror).removeprefix("openat2: ")
-    raise ModuleError(f"entrypoint {path!r}: {reason}")
+        os.close(found.fd)
 
 
 def _places(path: str, process: Process) -> Sequence[str]:

@@ -132,10 +132,10 @@ def load_module(
     SpecError, EOFError.
     """
     with credentials.acting_as(outlook.identity):
-        file = entrypoint.open_module(process, outlook.root, outlook.proc)
+        found = entrypoint.find(process, outlook.root, outlook.proc)
         process = environment.with_home(process, outlook.root, outlook.proc)
         listeners = [grants.listen(address) for address in origin.annotations.listen]
-    compiled = entrypoint.compiled(origin, process, file)
+    compiled = entrypoint.compiled(origin, found.path, found.fd)
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     kept = [compiled.artifact.fd, outlook.root, here, *listeners]
     # A working directory is in reach of others in the PID namespace, see `arrival`.
@@ -143,15 +143,14 @@ def load_module(
     if mapped:
         # The user who the guest is about to become cannot enter it any more, only be there.
         os.fchdir(origin.artifacts)
-    path, function = entrypoint.split(process.args[0])
-    set_title(os.path.basename(path), *process.args)
+    set_title(os.path.basename(found.path), *process.args)
     missing = settle(origin, process, streams, last, kept)
-    module = compiled.load(function, mapped=mapped)
+    module = compiled.load(found.function, mapped=mapped)
     if mapped:
         _leave(here)
     granted = grants.grant(process, visible, origin.annotations, outlook.root, here, listeners)
     message = control.Ready(compiled.engine.name, compiled.reason, missing)
-    return Ready(message, lambda: module.run(granted, function))
+    return Ready(message, lambda: module.run(granted, found.function))
 
 
 def settle(

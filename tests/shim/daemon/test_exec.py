@@ -278,6 +278,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"args": ["/text"]}, "/text: not a wasm module"),
     ({"args": ["/secret"]}, "entrypoint '/secret': Permission denied"),
     ({"args": ["/hello.wasm"], "rlimits": [{"type": "RLIMIT_X"}]}, "process.rlimits[0].type"),
+    ({"args": ["/hello.wasm"], "cwd": "tmp"}, "process.cwd: expected an absolute path, got 'tmp'"),
+    ({"args": ["/native"], "cwd": "."}, "process.cwd: expected an absolute path, got '.'"),
 ]
 
 
@@ -298,6 +300,23 @@ async def test_what_cannot_run(shim: Shim, process: dict[str, Any], reason: str)
         for stream in (shim.directory / "e.out", shim.directory / "e.err"):
             stream.unlink()
     assert (await container.run("f", "/hello.wasm")).stdout == "hello from pywasm\n"
+
+
+@pytest.mark.parametrize("program", ["/hello.wasm", "/native"])
+async def test_a_working_directory_that_is_not_there_is_not_made(shim: Shim, program: str) -> None:
+    container = await running(shim)
+    before = sorted(os.listdir(shim.rootfs))
+    with pytest.raises(RpcError, match=r"process\.cwd: /not/there: No such file or directory"):
+        await container.run("e", program, cwd="/not/there")
+    assert sorted(os.listdir(shim.rootfs)) == before
+
+
+async def test_an_export_of_a_module(shim: Shim) -> None:
+    shutil.copy(shim.rootfs / "native", shim.rootfs / "native#1")
+    container = await running(shim)
+    hello = Ended(0, "hello from pywasm\n", "")
+    assert await container.run("e", "/hello.wasm#_start") == hello
+    assert await container.run("f", "/native#1") == hello
 
 
 async def test_a_document_that_is_none(shim: Shim) -> None:

@@ -404,6 +404,8 @@ async def test_an_engine_can_be_asked_for(shim: Shim, engine: str) -> None:
     [
         (["/hello.wasm"], {"dev.pywasm.engine": "steam"}, ["steam"]),
         (["/hello.wasm#boil"], {}, ["/hello.wasm", "boil"]),
+        (["/hello.wasm#boil#over"], {}, ["/hello.wasm", "boil#over"]),
+        ([f"/hello.wasm#{'boil' * 2000}"], {}, ["/hello.wasm", "boil"]),
         (["/config.wasm"], {}, ["/config.wasm"]),
         (["nowhere.wasm"], {}, ["nowhere.wasm"]),
         ([], {}, ["process.args"]),

@@ -294,6 +294,12 @@ FORMS = [
     (["../bin/probe.wasm"], {"cwd": "/bin"}),
     (["/bin/probe.wasm#_start"], {}),
     (["link.wasm"], {"env": ["PATH=/bin"]}),
+    # A file whose name has the character that an export comes after.
+    (["/bin/with#hash.wasm"], {}),
+    (["with#hash.wasm"], {"env": ["PATH=/bin"]}),
+    (["/bin/with#hash.wasm#_start"], {}),
+    (["/bin/probe.wasm#file"], {}),
+    (["/bin/probe#module"], {}),
 ]
 
 
@@ -302,6 +308,8 @@ async def test_forms_of_the_entrypoint(shim: Shim, args: list[str], more: dict[s
     (shim.rootfs / "bin").mkdir()
     (shim.rootfs / "probe.wasm").rename(shim.rootfs / "bin" / "probe.wasm")
     (shim.rootfs / "bin" / "link.wasm").symlink_to("/bin/probe.wasm")
+    for name in ("with#hash.wasm", "probe.wasm#file", "probe#module"):
+        (shim.rootfs / "bin" / name).symlink_to("probe.wasm")
     assert await lines(shim, **process(*args, "env", "X", **more)) == ["(unset)"]
 
 
