@@ -70,6 +70,27 @@ static int through(int rounds) {
     return 0;
 }
 
+// Go up from a directory that another moves out of the mount and back, as often as `through`.
+static int above(int rounds) {
+    int inside = 0, outside = 0, refused = 0;
+    for (; !outside && (rounds > 0 || !inside || !refused); rounds--) {
+        const char *ways[] = {"/jail/sub/deep/../secret", "/jail/sub/deep/../../sub/secret"};
+        for (int way = 0; way < 2; way++) {
+            char text[16] = {0};
+            int file = open(ways[way], O_RDONLY);
+            if (file < 0) {
+                refused++;
+                continue;
+            }
+            read(file, text, sizeof text - 1);
+            close(file);
+            *(strcmp(text, "inside") ? &outside : &inside) += 1;
+        }
+    }
+    printf("outside %d\n", outside);
+    return 0;
+}
+
 // Open files until there are no more to be had, and keep them.
 static int many(void) {
     int count = 0;
@@ -164,6 +185,7 @@ int main(int argc, char **argv) {
     if (!strcmp(deed, "visible")) return visible();
     if (!strcmp(deed, "swap")) return swap();
     if (!strcmp(deed, "through")) return through(number);
+    if (!strcmp(deed, "above")) return above(number);
     if (!strcmp(deed, "many")) return many();
     if (!strcmp(deed, "fill")) return fill();
     if (!strcmp(deed, "give-up")) return give_up();

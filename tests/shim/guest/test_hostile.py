@@ -4,8 +4,9 @@ All containers of an engine are of one pod: a shim that one of them breaks or ke
 at once by `Yard.is_well`, which every test ends with.
 
 Each guest is jailed twice: `/` of the guest is its rootfs, which the kernel sees to, and `/jail` is
-a directory mounted in it. Since the calls below go through the descriptor of the jail, and what is
-outside of that is within the kernel's reach, it is WASI itself that has to say no.
+a directory mounted in it, which an annotation has chosen. Since the calls below go through the
+descriptor of the jail, and what is outside of that is within the kernel's reach, it is WASI itself
+that has to say no.
 """
 
 from __future__ import annotations
@@ -118,15 +119,19 @@ class Yard:
         env: Sequence[str] = (),
         mounts: Sequence[dict[str, Any]] = (),
         rlimits: Sequence[dict[str, Any]] = (),
+        chosen: bool = True,
         **request: Any,
     ) -> Container:
-        """Create a container that has the jail."""
+        """Create a container that has the jail; `chosen`, by an annotation."""
         self._count += 1
         id = f"container-{self._count}"
         mount = {"destination": "/jail", "source": str(jail), "options": ["rbind", "rw"]}
+        annotations = POD | {"dev.pywasm.engine": self.engine}
+        if chosen:
+            annotations["dev.pywasm.preopens"] = "/jail=/jail"
         self.shim.bundle(
             id,
-            annotations=POD | {"dev.pywasm.engine": self.engine},
+            annotations=annotations,
             mounts=[mount, *mounts],
             process={
                 "args": list(args),
@@ -664,6 +669,26 @@ async def test_a_directory_swapped_from_the_host(yard: Yard) -> None:
             swap(*swapped)
         await asyncio.sleep(0)
     assert ended.result() == (0, "outside 0\n", "")
+
+
+async def test_a_directory_moved_out_of_a_mount_by_the_host(yard: Yard) -> None:
+    """Where nothing confines a path but the container's root, as the kernel keeps it."""
+    jail, outside = yard.jail(), yard.shim.directory / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text(SECRET)
+    (jail / "sub" / "secret").write_text("inside")
+    (jail / "sub" / "deep").mkdir()
+    container = await yard.create(jail, "/hostile_deeds.wasm", "above", "3000", chosen=False)
+    await container.start()
+    ended = asyncio.ensure_future(container.ended())
+    while not ended.done():
+        for _ in range(50):
+            (jail / "sub" / "deep").rename(outside / "deep")
+            (outside / "deep").rename(jail / "sub" / "deep")
+        await asyncio.sleep(0)
+    assert ended.result() == (0, "outside 0\n", "")
+    (outside / "secret").unlink()
+    outside.rmdir()
 
 
 async def test_all_the_files_it_can_open(yard: Yard) -> None:

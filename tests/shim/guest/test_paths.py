@@ -207,6 +207,78 @@ class TestNarrowed:
         assert message.startswith(f"annotations: dev.pywasm.preopens: {path}: ")
 
 
+class TestLeaving:
+    """Where the paths of a program lead that leave the directory in which they start."""
+
+    @pytest.fixture(autouse=True)
+    def _tree(self, shim: Shim) -> None:
+        (shim.directory / "volume").mkdir()
+        for name in ("etc", "vol"):
+            (shim.rootfs / name).mkdir()
+        for name in ("rootfs/etc/file", "volume/file"):
+            (shim.directory / name).write_text(name)
+        os.symlink("/etc/file", shim.directory / "volume" / "out")
+        os.symlink("vol", shim.rootfs / "to-vol")
+
+    OPERATIONS = (
+        *("read", "/vol/out", "read", "/vol/../etc/file", "read", "/to-vol/../etc/file"),
+        *("read", "/vol/file", "write", "/to-vol/new", "write", "/vol/new"),
+    )
+    NO, FILE, OUT = "ENOTCAPABLE", "volume/file", "rootfs/etc/file"
+
+    @pytest.mark.parametrize(
+        ("annotations", "expected"),
+        [
+            ({}, [OUT, OUT, OUT, FILE, "ok", "ok"]),
+            ({"preopens": "data=/vol:ro"}, [OUT, OUT, OUT, FILE, "ok", "ok"]),
+            ({"preopens": "/new=/vol:ro"}, [OUT, OUT, OUT, FILE, "ok", "ok"]),
+            ({"rootfs": "off"}, [NO, NO, NO, FILE, NO, "ok"]),
+            ({"preopens": "/=/"}, [NO, NO, OUT, FILE, "EROFS", "ok"]),
+            ({"preopens": "/=/:ro"}, [NO, NO, OUT, FILE, "EROFS", "ok"]),
+            # It takes the volume away from who comes through `/`, too.
+            ({"preopens": "/vol=/vol:ro"}, [NO, NO, OUT, FILE, "EROFS", "EROFS"]),
+            ({"preopens": "/vol=/etc"}, ["ENOENT", NO, OUT, OUT, "EROFS", "EROFS"]),
+        ],
+    )
+    async def test_unless_an_annotation_has_chosen(
+        self, shim: Shim, annotations: dict[str, str], expected: list[str]
+    ) -> None:
+        vol = {"destination": "/vol", "type": "bind", "source": str(shim.directory / "volume")}
+        vol["options"] = ["rbind", "rw"]  # type: ignore[assignment]
+        root = {"path": "rootfs", "readonly": True}
+        probe = process("/probe.wasm", *self.OPERATIONS) | annotated(**annotations)
+        said = await lines(shim, **probe, mounts=[vol], root=root)
+        if annotations.get("rootfs") == "off":
+            said = ["ENOTCAPABLE" if line == "ENOENT" else line for line in said]
+        assert said == expected
+
+    async def test_a_preopen_of_an_annotation_is_never_left(self, shim: Shim) -> None:
+        os.symlink("/etc/file", shim.rootfs / "vol" / "out")
+        paths = ("data/out", "data/../etc/file", "data/../vol/file", "/vol/out")
+        operations = [word for path in paths for word in ("read", path)]
+        probe = process("/probe.wasm", *operations, "write", "data/out")
+        said = await lines(shim, **probe, **annotated(preopens="data=/vol:ro"))
+        assert said == [self.NO, self.NO, self.NO, self.OUT, self.NO]
+
+    @pytest.mark.parametrize("user", USERS)
+    async def test_never_by_a_link_of_the_kernel(self, shim: Shim, user: dict[str, int]) -> None:
+        secret = f"{shim.directory}/secret"
+        (shim.rootfs / "link").symlink_to("/proc/1/root")
+        (shim.rootfs / "vol" / "link").symlink_to(f"/proc/1/root{secret}")
+        paths = [
+            *(f"/proc/{process}/root{secret}" for process in (1, "self", os.getpid())),
+            *(f"/proc/{process}/cwd/..{secret}" for process in (1, "self", os.getpid())),
+            *(f"/link{secret}", f"/vol/../link{secret}", "/vol/link", "/vol/../vol/link"),
+        ]
+        operations = [word for path in paths for word in ("read", path, "write", path)]
+        said = await lines(
+            shim, **process("/probe.wasm", *operations, user=user), **WITH_PROC, **HOST_PIDS
+        )
+        assert len(said) == len(operations) // 2
+        assert not {SECRET, "ok"} & set(said)
+        assert (shim.directory / "secret").read_text() == SECRET
+
+
 class TestEntrypoint:
     """The program's file, which is looked at before anything is known of it."""
 
