@@ -144,6 +144,15 @@ async def test_it_is_where_the_first_program_is(shim: Shim) -> None:
     assert runc_options_pb2.ProcessDetails.FromString(info.value).exec_id == "e"
 
 
+async def test_its_paths_lead_where_those_of_the_container_do(shim: Shim) -> None:
+    (shim.rootfs / "etc").mkdir()
+    (shim.rootfs / "etc" / "file").write_text("here")
+    (shim.rootfs / "link").symlink_to("/etc/file")
+    container = await running(shim)
+    ended = await container.run("e", "/probe.wasm", "read", "/link", "write", "/dev/fd/1")
+    assert ended == Ended(0, "here\nwritten\nok\n", "")
+
+
 async def test_its_own_user_and_limits(shim: Shim) -> None:
     container = await running(shim)
     limits = [{"type": "RLIMIT_NOFILE", "hard": 77, "soft": 77}]
