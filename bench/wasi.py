@@ -117,7 +117,7 @@ def _under(engine: Engine, directory: Path) -> Callable[[list[str]], bytes]:
     def run(args: list[str]) -> bytes:
         def guest() -> None:
             preopens = [
-                Preopen(name, os.open(name, os.O_PATH | os.O_DIRECTORY))
+                Preopen(name, os.open(name, os.O_PATH | os.O_DIRECTORY), confined=False)
                 for name in (str(directory), "/dev")
             ]
             argv = [b"guest", *map(str.encode, args), os.fsencode(directory)]
