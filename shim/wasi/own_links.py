@@ -74,7 +74,14 @@ def again(found: Descriptor, base: int, inheriting: int, *, emptied: bool) -> De
         if emptied and found.kind == REGULAR_FILE and base & rights.FD_WRITE:
             os.ftruncate(found.fd, 0)
         fd = os.dup(found.fd)
-    made = Descriptor(fd, found.kind, base, inheriting & found.inheriting, readonly=found.readonly)
+    made = Descriptor(
+        fd,
+        found.kind,
+        base,
+        inheriting & found.inheriting,
+        readonly=found.readonly,
+        confined=found.confined,
+    )
     made.given_up = found.given_up
     return made
 

@@ -100,6 +100,7 @@ def path_open(
                 base & applicable(opened, kind),
                 inheriting & directory.inheriting if kind == DIRECTORY else 0,
                 readonly=where.readonly,
+                confined=where.confined,
             )
         )
     except BaseException:
@@ -215,12 +216,12 @@ def path_link(
 def path_symlink(
     program: Program, target: Ptr, target_size: Size, fd: Fd, path: Ptr, size: Size
 ) -> None:
-    """Create a symlink. Where it could only ever point outside, an absolute target is refused."""
+    """Create a symlink. An absolute target is for who may use absolute paths in that place."""
     directory = program.descriptors.need(fd, rights.PATH_SYMLINK)
     where, name = start(directory, read_path(program.memory, path, size), creating=True)
     _may_create(where, name)
     points_to = read_path(program.memory, target, target_size)
-    if where.confined and points_to.startswith(b"/"):
+    if points_to.startswith(b"/") and (where.confined or where.preopen is None):
         raise Refused(errno.NOTCAPABLE)
     with parent(where, name) as (holder, name):
         os.symlink(points_to, name, dir_fd=holder)

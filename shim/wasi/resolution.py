@@ -5,7 +5,8 @@ never decided here, and none of its own links (`/proc/*/root`) is followed. Leav
 is confined ends in ENOTCAPABLE (RESOLVE_BENEATH). From one that is not, a preopen of a container
 that has all of its root, a path leads where it leads in any container: this process's root is the
 container's, so that is where `..` ends and absolute symlinks begin, and the mounts on the way say
-what may be written. What a program opens by itself is confined again, as WASI has it.
+what may be written. From a directory that the program has opened below such a preopen, symlinks
+lead as far, but the program's own `..` does not, as WASI has it.
 
 Where a call acts on a name rather than on a file (unlink, rename, ...), the directory of that name
 is opened the same way, and the kernel is handed the last component as it stands: none of these
@@ -48,8 +49,13 @@ def read_path(memory: Memory, address: int, size: int) -> bytes:
 
 def look_up(directory: Descriptor, path: bytes, flags: int, mode: int = 0) -> int:
     """Open `path` with `flags` of open(2). Raises ENOTCAPABLE where it leaves what confines it."""
-    if directory.confined:
-        return _beneath(directory, path, flags, mode)
+    if directory.preopen is None or directory.confined:
+        try:
+            return _beneath(directory, path, flags, mode)
+        except Refused:
+            # Else only symlinks can have led out.
+            if directory.confined or path.startswith(b"/") or b".." in path.split(b"/"):
+                raise
     return openat2(directory.fd, path, flags, mode, RESOLVE_NO_MAGICLINKS)
 
 

@@ -36,6 +36,10 @@ read /to-vol/file
 read /to-vol/../etc/file
 below /vol file
 below / vol/file
+below /vol absolute
+below /vol absolute-dir/file
+below /vol/dir/.. up
+below /etc localtime
 read /vol/loop
 read /nothing
 read /vol/nothing
