@@ -65,12 +65,14 @@ class Host:
     def __init__(self) -> None:
         self.program = Program()
         self.store = made(libwasmer.store_new(_engine()))
-        self.functions: dict[tuple[str, str], HostFunction] = {}
-        self.signatures: dict[tuple[str, str], Signature] = {}
-        for name, bound in preview1.bind(self.program).items():
-            place = preview1.MODULE, name
-            self.functions[place] = HostFunction(self.store, bound)
-            self.signatures[place] = Signature(bound.params, bound.results)
+        provided = preview1.provide(self.program)
+        functions = {
+            bound: HostFunction(self.store, bound) for bound in dict.fromkeys(provided.values())
+        }
+        self.functions = {place: functions[bound] for place, bound in provided.items()}
+        self.signatures = {
+            place: Signature(bound.params, bound.results) for place, bound in provided.items()
+        }
         self.variants = {
             (name, Signature(bound.params, bound.results)): HostFunction(self.store, bound)
             for name, bound in preview1.bind_variants(self.program).items()

@@ -62,16 +62,18 @@ class Host:
     def __init__(self) -> None:
         self.program = Program()
         self.store = wasmer.Store(wasmer.engine.Universal(None))
-        self._functions: dict[str, Any] = {}
-        self.signatures: dict[tuple[str, str], Signature] = {}
-        for name, bound in preview1.bind(self.program).items():
-            self._functions[name] = self._function(bound)
-            self.signatures[preview1.MODULE, name] = Signature(bound.params, bound.results)
+        provided = preview1.provide(self.program)
+        functions = {bound: self._function(bound) for bound in dict.fromkeys(provided.values())}
+        self._functions: dict[str, dict[str, Any]] = {}
+        for (module, name), bound in provided.items():
+            self._functions.setdefault(module, {})[name] = functions[bound]
+        self.signatures = {
+            place: Signature(bound.params, bound.results) for place, bound in provided.items()
+        }
         self.variants: dict[tuple[str, Signature], Any] = {}
         for name, bound in preview1.bind_variants(self.program).items():
             self.variants[name, Signature(bound.params, bound.results)] = self._function(bound)
-        self._imports = wasmer.ImportObject()
-        self._imports.register(preview1.MODULE, self._functions)
+        self._imports = self._object({})
         self.gil_pool = GilPool(wasmer.wasmer.__file__, self._nest)
 
     def _function(self, bound: Bound) -> Any:
@@ -81,10 +83,13 @@ class Host:
 
     def imports(self, variants: Mapping[str, Any]) -> Any:
         """Return the import object, with these functions in the place of others."""
-        if not variants:
-            return self._imports
+        return self._object(variants) if variants else self._imports
+
+    def _object(self, variants: Mapping[str, Any]) -> Any:
         imports = wasmer.ImportObject()
-        imports.register(preview1.MODULE, {**self._functions, **variants})
+        for module, functions in self._functions.items():
+            others = variants if module == preview1.MODULE else {}
+            imports.register(module, {**functions, **others})
         return imports
 
     def _nest(self, look: Callable[[], None]) -> None:

@@ -97,15 +97,15 @@ class Host:
         self.engine = wasmtime.Engine(config)
 
         self.program = Program()
-        self.signatures: dict[tuple[str, str], Signature] = {}
+        provided = preview1.provide(self.program)
+        self.functions = {bound: HostFunction(bound) for bound in dict.fromkeys(provided.values())}
+        self.signatures = {
+            place: Signature(bound.params, bound.results) for place, bound in provided.items()
+        }
         self.linker = wasmtime.Linker(self.engine)
         self.linker.allow_shadowing = True  # for variants
-        self.functions: list[HostFunction] = []
-        for name, bound in preview1.bind(self.program).items():
-            function = HostFunction(bound)
-            function.define(self.linker, preview1.MODULE, name)
-            self.functions.append(function)
-            self.signatures[preview1.MODULE, name] = Signature(bound.params, bound.results)
+        for place, bound in provided.items():
+            self.functions[bound].define(self.linker, *place)
         self.variants = {
             (name, Signature(bound.params, bound.results)): HostFunction(bound)
             for name, bound in preview1.bind_variants(self.program).items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from typing import Final
+from typing import Final, TypeAlias
 
 from shim.wasi import errno, filetypes, rights
 from shim.wasi.abi import S64, U32, U64, Fd, Ptr, Size, host
@@ -44,7 +44,9 @@ _ADVICE: Final = (
 _FDSTAT: Final = struct.Struct("<BxHxxxxQQ")
 # filestat: | u64 dev | u64 ino | u8 filetype | pad 7 | u64 nlink | u64 size |
 #           | u64 atim | u64 mtim | u64 ctim |                                            64 bytes
-_FILESTAT: Final = struct.Struct("<QQBxxxxxxxQQQQQ")
+FILESTAT: Final = struct.Struct("<QQBxxxxxxxQQQQQ")
+Attributes: TypeAlias = tuple[int, int, int, int, int, int, int, int]
+"""What a filestat is made of."""
 # prestat:  | u8 0: a directory | pad 3 | u32 length of the name |
 _PRESTAT: Final = struct.Struct("<BxxxI")
 
@@ -153,8 +155,12 @@ def fd_fdstat_set_rights(program: Program, fd: Fd, base: U64, inheriting: U64) -
 @host
 def fd_filestat_get(program: Program, fd: Fd, result: Ptr) -> None:
     """Store a file's attributes."""
-    descriptor = program.descriptors.need(fd, rights.FD_FILESTAT_GET)
-    program.memory.write(result, filestat(os.fstat(descriptor.fd)))
+    program.memory.write(result, FILESTAT.pack(*attributes_of(program, fd)))
+
+
+def attributes_of(program: Program, fd: int) -> Attributes:
+    """Return a file's attributes."""
+    return attributes(os.fstat(program.descriptors.need(fd, rights.FD_FILESTAT_GET).fd))
 
 
 @host
@@ -198,12 +204,12 @@ def fd_prestat_dir_name(program: Program, fd: Fd, buffer: Ptr, size: Size) -> No
     program.memory.write(buffer, name)
 
 
-def filestat(found: os.stat_result, kind: int | None = None) -> bytes:
-    """Lay attributes out as a guest expects them; `kind`, if it is not what the mode says.
+def attributes(found: os.stat_result, kind: int | None = None) -> Attributes:
+    """Return what a guest sees of a file's attributes; `kind`, if it is not what the mode says.
 
     Times are unsigned: before 1970 is 0, and what is after 2554 happens at the end of that.
     """
-    return _FILESTAT.pack(
+    return (
         found.st_dev,
         found.st_ino,
         filetypes.filetype(found.st_mode) if kind is None else kind,

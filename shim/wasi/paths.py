@@ -9,7 +9,7 @@ from shim.wasi import errno, own_links, rights
 from shim.wasi.abi import U32, U64, Fd, Ptr, Size, host
 from shim.wasi.descriptors import Descriptor, applicable
 from shim.wasi.errno import Refused
-from shim.wasi.fds import FDFLAGS, filestat
+from shim.wasi.fds import FDFLAGS, FILESTAT, Attributes, attributes
 from shim.wasi.filetypes import DIRECTORY, REGULAR_FILE, SYMBOLIC_LINK, filetype
 from shim.wasi.program import Program
 from shim.wasi.resolution import FOLLOW, look_up, parent, read_path, resolve, start
@@ -255,6 +255,12 @@ def path_filestat_get(
     program: Program, fd: Fd, lookup: U32, path: Ptr, size: Size, result: Ptr
 ) -> None:
     """Store a file's attributes."""
+    found = attributes_at(program, fd, lookup, path, size)
+    program.memory.write(result, FILESTAT.pack(*found))
+
+
+def attributes_at(program: Program, fd: int, lookup: int, path: int, size: int) -> Attributes:
+    """Return a file's attributes."""
     directory = program.descriptors.need(fd, rights.PATH_FILESTAT_GET)
     where, name = start(directory, read_path(program.memory, path, size))
     try:
@@ -262,11 +268,9 @@ def path_filestat_get(
     except OSError as error:
         number = own_links.own(program.descriptors, where, name, error)
         own = program.descriptors.need(number, rights.FD_FILESTAT_GET)
-        attributes = filestat(os.fstat(own.fd), None if lookup & FOLLOW else SYMBOLIC_LINK)
-        program.memory.write(result, attributes)
-        return
+        return attributes(os.fstat(own.fd), None if lookup & FOLLOW else SYMBOLIC_LINK)
     try:
-        program.memory.write(result, filestat(os.fstat(found)))
+        return attributes(os.fstat(found))
     finally:
         os.close(found)
 

@@ -29,7 +29,7 @@ from shim.wasi.program import Program
 _SUBSCRIPTION: Final = struct.Struct("<QBxxxxxxxIxxxxQQHxxxxxx")
 _EVENT: Final = struct.Struct("<QHBxxxxxQHxxxxxx")
 
-_CLOCK: Final = 0
+CLOCK: Final = 0
 _FD_READ: Final = 1
 _FD_WRITE: Final = 2
 _ABSOLUTE: Final = 1  # subclockflags
@@ -120,7 +120,7 @@ def wait_for(
     masks: dict[int, int] = {}
     for userdata, kind, number, timeout, _precision, flags in subscriptions:
         try:
-            if kind == _CLOCK:
+            if kind == CLOCK:
                 deadlines.append((_deadline(number, timeout, flags, now), userdata))
                 continue
             if kind not in (_FD_READ, _FD_WRITE):
@@ -157,6 +157,6 @@ def wait_for(
     now = time.monotonic_ns()
     for expiry, userdata in deadlines:
         if expiry <= now:
-            occurred.append(_EVENT.pack(userdata, errno.SUCCESS, _CLOCK, 0, 0))
+            occurred.append(_EVENT.pack(userdata, errno.SUCCESS, CLOCK, 0, 0))
     program.memory.write(events, b"".join(occurred))
     program.memory.write_u32(result, len(occurred))

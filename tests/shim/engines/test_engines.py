@@ -419,3 +419,26 @@ def test_parameters_of_all_types_arrive(
         (func (export "_start") (call $exit (call $seek (i32.const -1)
             (i64.const 0x8000000000000000) (i32.const 0x7fffffff) (i32.const 5)))))"""
     assert anew()(wasm).status == 41
+
+
+def test_snapshot_0_of_wasi(run: Runner) -> None:
+    """By its own module name, with what it shares with preview 1 and with what it does not."""
+    wasm = b"""(module
+        (import "wasi_unstable" "fd_write"
+            (func $write (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_unstable" "poll_oneoff"
+            (func $poll (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_unstable" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 8) "old\\n\\08\\00\\00\\00\\04\\00\\00\\00")
+        (data (i32.const 132) "\\01")
+        (func (export "_start")
+            (drop (call $write (i32.const 1) (i32.const 12) (i32.const 1) (i32.const 0)))
+            (i64.store (i32.const 100) (i64.const 7))
+            (i32.store (i32.const 124) (i32.const 1))
+            (drop (call $poll (i32.const 100) (i32.const 200) (i32.const 1) (i32.const 300)))
+            (call $exit (i32.add (i32.load (i32.const 200)) (i32.load (i32.const 300))))))"""
+    assert run(wasm)[:3] == (8, b"old\n", b"")
+    wasm = b"""(module (import "wasi_unstable" "sock_accept"
+        (func (param i32 i32) (result i32))) (func (export "_start")))"""
+    assert b"unknown import `wasi_unstable.sock_accept`" in run(wasm).stderr

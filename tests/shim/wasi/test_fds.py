@@ -405,14 +405,12 @@ def test_positions_beyond_the_largest(guest: Guest, file: int) -> None:
 
 def test_times_that_do_not_fit(guest: Guest, file: int, tmp_path: Path) -> None:
     """Unsigned nanoseconds begin in 1970 and end in 2554; what others set may lie outside."""
-    before = fds.filestat(os.stat(tmp_path / "file"))
-    assert len(before) == 64
 
     class Attributes:
         st_dev = st_ino = st_mode = st_nlink = st_size = 1
         st_atime_ns, st_mtime_ns, st_ctime_ns = -5, 1 << 64, (1 << 64) - 1
 
-    found = fds.filestat(Attributes())  # type: ignore[arg-type]  # few filesystems keep such times
-    assert struct.unpack("<3Q", found[40:]) == (0, (1 << 64) - 1, (1 << 64) - 1)
+    found = fds.attributes(Attributes())  # type: ignore[arg-type]  # few filesystems keep such times
+    assert found[5:] == (0, (1 << 64) - 1, (1 << 64) - 1)
     os.utime(tmp_path / "file", ns=(-5_000_000_000, -5_000_000_000))
     assert filestat(guest, file)[5:7] == (0, 0)
