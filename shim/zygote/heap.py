@@ -17,6 +17,8 @@ import sys
 from types import CodeType
 from typing import Any
 
+from shim.zygote import layout
+
 _LEAST = 1 << 30
 """No count of an object that is not immortal."""
 
@@ -36,6 +38,10 @@ def settle() -> None:
             immortalize()
     finally:
         gc.freeze()  # collections in a child then leave the shared pages alone
+    if sys.version_info >= (3, 12):
+        gc.collect()  # what was freed, and kept to be used again, is given back
+        layout.close_gaps()
+        layout.use_huge_pages()
 
 
 def immortalize() -> int:

@@ -23,7 +23,7 @@ from shim.launcher.main import LISTENER, LOG, shorten
 from shim.linux import callbacks, cgroups, files, messages, readonly
 from shim.linux.peer import peer_of
 from shim.linux.title import find_place, set_title
-from shim.zygote import cgroup, heap
+from shim.zygote import cgroup, heap, layout
 
 WARMER = "pywasm-warmer"
 """The command name of the zygote's one lasting child."""
@@ -43,6 +43,7 @@ def main() -> None:
     readonly.execute_again()
     sock = socket.socket(fileno=LISTENER)
     sock.set_inheritable(False)
+    layout.reserve()
     _preload()
     readonly.return_home()
     if sys.argv[1] == "--once":
@@ -74,8 +75,9 @@ def main() -> None:
 
 
 def _preload() -> None:
-    # asyncio does without TLS; its libraries would be 2 MB more to fork.
-    sys.modules["ssl"] = None  # type: ignore[assignment]
+    # Libraries that would be more to fork: asyncio does without TLS, and others without the rest.
+    for name in ("ssl", "bz2", "lzma", "zlib", "_pickle", "_uuid"):
+        sys.modules[name] = None  # type: ignore[assignment]
     import shim.daemon.main
     import shim.engines
     import shim.guest.entry
