@@ -11,9 +11,11 @@ gaps are filled: what is new is then together, on pages of its own.
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from types import CodeType, FunctionType
 from typing import Final
 
 from shim.linux.files import read_small
@@ -112,3 +114,31 @@ def _heaps() -> Iterator[tuple[int, int]]:
         if access == b"rw-p" and name.strip() in (b"", b"[heap]"):
             begin, _, end = span.partition(b"-")
             yield int(begin, 16), int(end, 16)
+
+
+def pack(functions: Sequence[FunctionType]) -> None:
+    """Copy the code of `functions` to where it is together."""
+    originals = [code for function in functions for code in codes(function.__code__)]
+    for code in originals:
+        for part in _MADE_TO_COPY:
+            getattr(code, part)
+    close_gaps()
+    copies: dict[int, CodeType] = {}
+    for code in reversed(originals):  # what is inside of another comes behind it
+        constants = tuple(copies.get(id(each), each) for each in code.co_consts)
+        same = all(map(operator.is_, constants, code.co_consts))
+        copies[id(code)] = code.replace() if same else code.replace(co_consts=constants)
+    for function in functions:
+        function.__code__ = copies[id(function.__code__)]
+
+
+_MADE_TO_COPY = ("co_code", "co_varnames", "co_cellvars", "co_freevars")
+"""Parts of code that are made, and kept, when one asks for them, as who copies it does."""
+
+
+def codes(code: CodeType) -> Iterator[CodeType]:
+    """Return a code, and all that it makes functions of."""
+    yield code
+    for constant in code.co_consts:
+        if type(constant) is CodeType:
+            yield from codes(constant)

@@ -54,8 +54,6 @@ def main() -> None:
         messages.report()  # containers run all the same
     from shim.zygote.rehearsal import rehearse
 
-    # The kernel reaps for us, and no handler has to interrupt accept().
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     find_place()
     set_title("pywasm-zygote")
     os.chdir("/")
@@ -64,8 +62,10 @@ def main() -> None:
     sys._clear_type_cache()
     try:
         rehearse(os.path.dirname(sys.argv[1]))
-    except OSError:
+    except Exception:
         messages.report()  # it only saves time
+    # From here on the kernel reaps for us, and no handler has to interrupt accept().
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         heap.settle()
     except heap.UnknownInterpreterError:
