@@ -37,6 +37,13 @@ import msgspec
 
 _LIMIT = 1 << 18
 _MAX_FDS = 4
+_received = bytearray(_LIMIT)
+"""Where a message arrives: to make place for the longest each time would be a mapping each time."""
+
+# Numbers, since to combine members of an enumeration is Python code.
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_TRUNC, _CTRUNC = int(socket.MSG_TRUNC), int(socket.MSG_CTRUNC)
 
 Key: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 """Of an artifact."""
@@ -226,7 +233,7 @@ def send(channel: socket.socket, message: Message, fds: Sequence[int] = ()) -> N
 def check_wanted(channel: socket.socket) -> None:
     """Raise EOFError if the other side is gone already; a message stays where it is."""
     with suppress(BlockingIOError):
-        if not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+        if not channel.recv(1, _PEEK):
             raise EOFError("control channel closed")
 
 
@@ -237,16 +244,16 @@ def receive(channel: socket.socket) -> tuple[Message, list[int]]:
     empty, OSError where there are no descriptors left to receive some, and MessageError.
     """
     # Not socket.recv_fds: in Python 3.10 it forgets the flags.
-    data, ancillary, flags, _ = channel.recvmsg(
-        _LIMIT, socket.CMSG_LEN(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+    size, ancillary, flags, _ = channel.recvmsg_into(
+        [_received], socket.CMSG_LEN(_MAX_FDS * 4), _CLOEXEC
     )
     fds = array.array("i")
     for _, _, content in ancillary:
         fds.frombytes(content[: len(content) // 4 * 4])
     try:
-        if flags & socket.MSG_CTRUNC and len(fds) < _MAX_FDS:
+        if flags & _CTRUNC and len(fds) < _MAX_FDS:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return _message(data, flags), list(fds)
+        return _message(bytes(_received[:size]), flags), list(fds)
     except BaseException:
         for fd in fds:
             os.close(fd)
@@ -254,9 +261,9 @@ def receive(channel: socket.socket) -> tuple[Message, list[int]]:
 
 
 def _message(data: bytes, flags: int) -> Message:
-    if flags & socket.MSG_CTRUNC:
+    if flags & _CTRUNC:
         raise MessageError(f"more than {_MAX_FDS} descriptors")
-    if flags & socket.MSG_TRUNC:
+    if flags & _TRUNC:
         raise MessageError(f"more than {_LIMIT} bytes")
     if not data:
         raise EOFError("control channel closed")
