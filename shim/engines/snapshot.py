@@ -1,8 +1,10 @@
-"""A module's bytes, held still. A library.
+"""A module's bytes: their digest, and a copy that is held still. A library.
 
-A module is named by its digest, and its file may be written by somebody else while we read it: a
-digest of one content with the code of another would poison the cache for everybody. So the file is
-copied to where nobody can change it, and the copy is hashed.
+A module is named by its digest, and its file may be written by somebody else while we read it. For
+what the cache has, that is nothing to care about: an artifact is what its digest says, whatever the
+file becomes. But what is compiled must be what was hashed, or the code of one content would be kept
+under the name of another, for everybody. So that is copied to where nobody can change it, and the
+copy is hashed.
 
 Import this before any fork: libcrypto reads its configuration, which can name libraries to load,
 when `hashlib` is imported, and must not find one in a container's root.
@@ -20,8 +22,25 @@ from typing import Final
 MAX_MODULE: Final = 512 << 20
 """Bytes; larger ones are refused before they fill the memory of whoever takes the snapshot."""
 
+_BLOCK: Final = 1 << 16
 _F_ADD_SEALS: Final = 1033
 _SEAL, _SHRINK, _GROW, _WRITE = 1, 2, 4, 8
+
+
+def digest_now(fd: int, limit: int = MAX_MODULE) -> bytes:
+    """Return the SHA-256 of a file, from its start, as it is read now.
+
+    The file's own offset does not move. Raises OSError, EFBIG where there is more than `limit`
+    bytes.
+    """
+    # Not mapped: who shortens a file ends those who look at it.
+    size, hashed, block = 0, hashlib.sha256(), memoryview(bytearray(_BLOCK))
+    while count := os.preadv(fd, [block], size):
+        size += count
+        if size > limit:
+            raise _too_large(limit)
+        hashed.update(block[:count])
+    return hashed.digest()
 
 
 def snapshot(fd: int, limit: int = MAX_MODULE) -> tuple[int, bytes]:
@@ -36,12 +55,16 @@ def snapshot(fd: int, limit: int = MAX_MODULE) -> tuple[int, bytes]:
         while count := os.sendfile(copy, fd, size, limit + 1 - size):
             size += count
         if size > limit:
-            raise OSError(errno.EFBIG, f"module is larger than {limit} bytes")
+            raise _too_large(limit)
         seal(copy)
         return copy, digest(copy, size)
     except BaseException:
         os.close(copy)
         raise
+
+
+def _too_large(limit: int) -> OSError:
+    return OSError(errno.EFBIG, f"module is larger than {limit} bytes")
 
 
 def seal(memfd: int) -> None:

@@ -19,7 +19,7 @@ from oci.runtime import Process
 from shim.engines import candidates, engines, flaws
 from shim.engines.base import HEADER, START, Engine, Module, ModuleError, check_header
 from shim.engines.cache import Artifact, Refusal, key
-from shim.engines.snapshot import snapshot
+from shim.engines.snapshot import digest_now, snapshot
 from shim.guest import control
 from shim.guest.origin import Origin
 from shim.linux.inside import read_inside
@@ -134,32 +134,34 @@ def compiled(origin: Origin, path: str, fd: int) -> Compiled:
     with the preferred one. Raises ModuleError naming the entrypoint, EOFError if the shim is gone.
     """
     annotations, preferred = origin.annotations, origin.preferred_engine
-    try:
-        check_header(os.pread(fd, HEADER, 0), text=path.endswith(".wat"))
-        module, digest = snapshot(fd)
-    except ModuleError as error:
-        raise ModuleError(f"{path}: {error}") from None
-    finally:
-        os.close(fd)
     refusals: dict[str, str] = {}
     cache = origin.cache()
     pages = annotations.memory_pages
     limit = f" memory {pages}" if pages else ""
     checked = annotations.engine not in origin.unsafe_engines
+    module = None
     try:
+        try:
+            check_header(os.pread(fd, HEADER, 0), text=path.endswith(".wat"))
+        except ModuleError as error:
+            raise ModuleError(f"{path}: {error}") from None
+        digest = digest_now(fd)
         for engine in candidates(annotations.engine, preferred):
-            condition = flaws.condition(engine, checked=checked)
-            name = key(digest, engine.fingerprint() + condition + limit)
-            found = cache.load(name)
+            kind = engine.fingerprint() + flaws.condition(engine, checked=checked) + limit
+            found = cache.load(key(digest, kind))
             if found is None:
-                request = control.Compile(engine.name, name, pages, checked)
+                if module is None:
+                    module, digest = snapshot(fd)
+                request = control.Compile(engine.name, key(digest, kind), pages, checked)
                 found = _ask(origin.channel, request, module)
             if isinstance(found, Artifact):
                 reason = _reason(annotations.engine, preferred, engine, refusals)
                 return Compiled(path, engine, found, reason)
             refusals[engine.name] = found.reason
     finally:
-        os.close(module)
+        for opened in (fd, module):
+            if opened is not None:
+                os.close(opened)
     reasons = set(refusals.values())
     told = reasons.pop() if len(reasons) == 1 else f"no engine takes it: {_listed(refusals)}"
     raise ModuleError(f"{path}: {told}")

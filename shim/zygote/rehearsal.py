@@ -37,7 +37,7 @@ from shim.daemon.invocation import Invocation
 from shim.daemon.log import Logger
 from shim.engines import engines
 from shim.engines.cache import ArtifactCache, key
-from shim.engines.snapshot import snapshot
+from shim.engines.snapshot import digest_now
 from shim.guest import control
 from shim.linux import credentials, mounts, signals
 from shim.linux.cgroups import Cgroup
@@ -231,7 +231,6 @@ def _rehearse_guest(directory: str) -> None:
         control.receive(ours)
     here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     config = os.open("config.json", os.O_RDONLY, dir_fd=here)
-    module, digest = snapshot(config)
-    ArtifactCache(here).load(key(digest, engines()[0].fingerprint()))
-    for fd in (*fds, here, config, module):
+    ArtifactCache(here).load(key(digest_now(config), engines()[0].fingerprint()))
+    for fd in (*fds, here, config):
         os.close(fd)
