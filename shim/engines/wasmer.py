@@ -6,15 +6,17 @@ instantiates it and calls `_start`.
 
 A guest has a stack of wasmer's; host functions run on that of the process. What the standard C API
 lacks a library of ours has (`libwasmer.rs`): without it that stack is of 1 MiB, and each guest has
-copies of its artifact, of five times the native code.
+copies of its artifact, of five times the native code. A module's data lies beside what wasmer makes
+of the rest, to be mapped to its place in the memory (`shim.engines.data`).
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import struct
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -29,11 +31,13 @@ from shim.engines.base import (
     not_instantiated,
     trapped,
 )
+from shim.engines.data import PAGE, apart
 from shim.engines.interface import Interface, interface_of
 from shim.engines.libwasmer import Vec, WasmerError, made
 from shim.engines.linking import Signature, check_export, link
 from shim.engines.text import assembled
 from shim.engines.wasmer_wasi import HostFunction
+from shim.linux.libc import LIBC
 from shim.wasi import preview1
 from shim.wasi.program import Program
 
@@ -50,13 +54,42 @@ _PROPOSALS: Final = {
 
 _STACK: Final = 6 << 20  # bytes, as under wasmtime
 
-# An artifact: this, what wasmer made, the length of the interface, and the interface. An ELF image
-# has room for this in its own head (e_ident), or it could not be mapped.
+# An artifact: this, what wasmer made, the length of an outline, the outline, and on whole pages the
+# data. An ELF image has room for this in its own head (e_ident), or it could not be mapped.
 _HEAD: Final = struct.Struct("<12sI")
 _ELF: Final = b"\x7fELF"
 _MAGIC: Final = b"pywasmer\0\0\0\0"
 _LENGTH: Final = struct.Struct("<I")
-_decode: Final = msgspec.msgpack.Decoder(Interface).decode
+_FORMAT: Final = 2
+
+_MREMAP: Final = 0x1 | 0x2  # may move, to where it is told
+_mremap = LIBC.mremap
+_mremap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_void_p,
+)
+_mremap.restype = ctypes.c_void_p
+
+
+class Outline(NamedTuple):
+    """What is not in wasmer's own part of an artifact: of the data, its place and length."""
+
+    interface: Interface
+    data_offset: int
+    data_length: int
+
+
+_decode: Final = msgspec.msgpack.Decoder(Outline).decode
+
+
+class Placed(NamedTuple):
+    """A module's data, in private memory of whole pages, and its place in the module's memory."""
+
+    offset: int
+    pages: mmap.mmap
 
 
 class Host:
@@ -94,10 +127,11 @@ def _engine() -> int:
 class WasmerModule:
     """A module ready to be instantiated, once."""
 
-    def __init__(self, host: Host, module: int, interface: Interface) -> None:
+    def __init__(self, host: Host, module: int, interface: Interface, data: Placed | None) -> None:
         self._host = host
         self._module = module
         self._interface = interface
+        self._data = data
         self._imports: list[int] = []
 
     def check(self, function: str = START) -> None:
@@ -145,6 +179,8 @@ class WasmerModule:
         memory = libwasmer.extern_as_memory(exports.get("memory"))
         if memory:
             self._host.program.memory.attach(lambda: _window(memory))
+        if self._data is not None:
+            _place_data(self._data, libwasmer.memory_data(made(memory)))
         return exports
 
 
@@ -157,6 +193,14 @@ def _call(extern: int) -> None:
     trap = libwasmer.func_call(function, Vec(), results)
     if trap:
         trapped(_message(trap))
+
+
+def _place_data(data: Placed, memory: int) -> None:
+    """Move the pages to their place in a memory that nobody has written to."""
+    size, goal = len(data.pages), memory + data.offset
+    source = ctypes.addressof(ctypes.c_char.from_buffer(data.pages))
+    if goal % PAGE or _mremap(source, size, size, _MREMAP, goal) != goal:
+        ctypes.memmove(goal, source, size)
 
 
 def _window(memory: int) -> memoryview:
@@ -196,7 +240,8 @@ class Wasmer:
     def __init__(self) -> None:
         self.host = Host()
         features = " ".join(name for name, on in _PROPOSALS.items() if on)
-        self._fingerprint = f"{NAME} {self.version} {libwasmer.build()} {features} {cpu()}"
+        made_by = f"{NAME} {self.version} {libwasmer.build()} {_FORMAT}"
+        self._fingerprint = f"{made_by} {features} {cpu()}"
 
     def fingerprint(self) -> str:
         """See `Engine.fingerprint`."""
@@ -206,7 +251,8 @@ class Wasmer:
         """See `Engine.compile`."""
         binary = assembled(wasm)
         try:
-            module = made(libwasmer.module_new(self.host.store, _bytes(binary)))
+            rest, data = apart(binary)
+            module = made(libwasmer.module_new(self.host.store, _bytes(rest)))
             native = Vec()
             libwasmer.module_serialize(module, native)
             if not native.data:
@@ -215,38 +261,53 @@ class Wasmer:
             raise ModuleError(f"invalid wasm module: {error}") from None
         body = native.bytes()
         head, body = (body[:12], body[16:]) if body.startswith(_ELF) else (_MAGIC, body)
-        names = msgspec.msgpack.encode(interface_of(binary))
-        size = _LENGTH.pack(native.size)
-        return b"".join((head, size, body, _LENGTH.pack(len(names)), names))
+        offset, content = data or (0, b"")
+        outline = msgspec.msgpack.encode(Outline(interface_of(binary), offset, len(content)))
+        parts = [head, _LENGTH.pack(native.size), body, _LENGTH.pack(len(outline)), outline]
+        if content:
+            parts += [bytes(-sum(map(len, parts)) % PAGE), content]
+        return b"".join(parts)
 
     def load(self, artifact: bytes | memoryview) -> WasmerModule:
         """See `Engine.load`."""
         data = bytes(artifact)
         try:
             start, size = _native(data)
-            names = _interface(data[start + size :])
+            outline, end = _outline(data, start + size)
+            end += -end % PAGE
             vector = _bytes(data, start, size)
             module = made(libwasmer.module_deserialize(self.host.store, vector))
         except (ValueError, WasmerError) as error:
             raise ModuleError(f"unusable artifact: {error}") from None
-        return WasmerModule(self.host, module, names)
+        placed = None
+        if length := outline.data_length:
+            placed = Placed(outline.data_offset, mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE))
+            placed.pages.write(data[end : end + length])
+        return WasmerModule(self.host, module, outline.interface, placed)
 
     def load_file(self, path: str) -> WasmerModule:
         """See `Engine.load_file`."""
+        placed = None
         try:
             with open(path, "rb") as file:
                 if not self.maps:
                     return self.load(file.read())
                 _, size = _native(file.read(_HEAD.size))
                 file.seek(size)
-                names = _interface(file.read())
+                head = file.read(_LENGTH.size)
+                outline, end = _outline(head + file.read(*_LENGTH.unpack(head)), 0)
+                if length := outline.data_length:
+                    end += -(end + size) % PAGE
+                    flags, access = mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
+                    pages = mmap.mmap(file.fileno(), length, flags, access, offset=size + end)
+                    placed = Placed(outline.data_offset, pages)
             name = os.fsencode(path)
             module = made(libwasmer.our_module_deserialize_file(self.host.store, name))
         except OSError as error:
             raise ModuleError(f"unusable artifact: {error.strerror}") from None
-        except (ValueError, WasmerError) as error:
+        except (ValueError, struct.error, WasmerError) as error:
             raise ModuleError(f"unusable artifact: {error}") from None
-        return WasmerModule(self.host, module, names)
+        return WasmerModule(self.host, module, outline.interface, placed)
 
 
 def _native(data: bytes) -> tuple[int, int]:
@@ -261,15 +322,17 @@ def _native(data: bytes) -> tuple[int, int]:
     raise ValueError("not made by this engine")
 
 
-def _interface(data: bytes) -> Interface:
-    """Decode the interface that this begins with."""
-    if len(data) < _LENGTH.size:
+def _outline(data: bytes, position: int) -> tuple[Outline, int]:
+    """Decode the outline at `position`; returns also where the data begins, if there is any."""
+    if len(data) < position + _LENGTH.size:
         raise ValueError("truncated")
-    (length,) = _LENGTH.unpack_from(data)
+    (length,) = _LENGTH.unpack_from(data, position)
+    end = position + _LENGTH.size + length
     try:
-        return _decode(data[_LENGTH.size :][:length])
+        outline = _decode(data[position + _LENGTH.size : end])
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from None
+    return outline, end
 
 
 def _bytes(data: bytes, start: int = 0, size: int | None = None) -> Vec:
