@@ -24,7 +24,7 @@ from shim.linux.libc import LIBC
 RESERVED: Final = 16 << 20
 """Bytes of small objects, about what the imports make."""
 
-_ARENA: Final = 1 << 20  # what the allocator of small objects takes at once (Objects/obmalloc.c)
+_ARENA: Final = 1 << 18  # what the allocator takes at once, at least (Objects/obmalloc.c)
 _LARGE: Final = range(1 << 16, 16, -16)  # bytes; larger ones are mappings of their own
 _HUGE_PAGE: Final = 2 << 20
 _MADV_COLLAPSE: Final = 25

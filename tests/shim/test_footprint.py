@@ -107,7 +107,7 @@ async def test_of_system_calls(tmp_path: Path) -> None:
         if " resumed>" not in line
     )
     # A guest is numbered as its shim sees it, and is the zygote's grandchild.
-    assert 0 < counted[str(started.shim)] <= 225, counted
+    assert 0 < counted[str(started.shim)] <= (225 if sys.version_info >= (3, 12) else 265), counted
     assert 0 < counted[str(started.guest)] <= 355, counted
     assert 0 < counted[str(zygote)] <= 20, counted
 

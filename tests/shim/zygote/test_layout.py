@@ -37,7 +37,7 @@ layout.close_gaps()
 new = [bytes(number) for number in range(20, 3000, 100)]
 print(len(before & {id(each) // 4096 for each in new}))
 """)
-    assert int(told) <= 1  # where the one ends and the other begins
+    assert int(told) <= 3  # of 30: where the one ends and the other begins
 
 
 @pytest.mark.skipif(not HUGE_PAGES.exists(), reason="this kernel has no huge pages")
