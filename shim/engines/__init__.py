@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+from collections.abc import Sequence
 from functools import cache
 
 from shim.engines.base import Engine, ModuleError
@@ -34,9 +35,17 @@ def engines() -> list[Engine]:
     return found
 
 
-def select(name: str = "") -> Engine:
-    """Return the engine called `name`, or the preferred one; ModuleError if it cannot be had."""
-    available = engines()
+def settable() -> list[Engine]:
+    """Return the engines that a node's settings may name: those, and with other compilers."""
+    return [*engines(), *(other for engine in engines() for other in engine.others)]
+
+
+def select(name: str = "", available: Sequence[Engine] | None = None) -> Engine:
+    """Return the engine called `name`, or the first one, of these or all that may be set.
+
+    Raises ModuleError if it cannot be had.
+    """
+    available = settable() if available is None else available
     for engine in available:
         if name in ("", engine.name):
             return engine
@@ -51,11 +60,12 @@ def candidates(demanded: str = "", preferred: str = "") -> list[Engine]:
     demanded cannot be had.
     """
     if demanded:
-        return [select(demanded)]
-    return sorted(engines(), key=lambda engine: engine.name != preferred)
+        return [select(demanded, engines())]
+    first = select(preferred)
+    return [first, *(engine for engine in engines() if engine is not first)]
 
 
 def preload() -> None:
     """Do before the first fork all that forks can share. Starts no thread."""
-    for engine in engines():
+    for engine in settable():
         engine.fingerprint()

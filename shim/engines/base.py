@@ -122,6 +122,10 @@ class Engine(Protocol):
     def maps(self) -> bool:
         """Whether what `load_file` loads is shared by all processes that load the same file."""
 
+    @property
+    def others(self) -> Sequence[Engine]:
+        """The same engine with other compilers, which only a node's settings can choose."""
+
     def fingerprint(self) -> str:
         """Name all that an artifact depends on besides the module: part of its cache key."""
 

@@ -64,6 +64,7 @@ _error_message = _function("wasmer_last_error_message", ctypes.c_int, _POINTER, 
 config_new = _function("wasm_config_new", _POINTER)
 config_set_backend = _function("wasm_config_set_backend", None, _POINTER, ctypes.c_int)
 config_set_features = _function("wasm_config_set_features", None, _POINTER, _POINTER)
+_backend_is_available = _function("wasmer_is_backend_available", ctypes.c_bool, ctypes.c_int)
 features_new = _function("wasmer_features_new", _POINTER)
 engine_new_with_config = _function("wasm_engine_new_with_config", _POINTER, _POINTER)
 store_new = _function("wasm_store_new", _POINTER, _POINTER)
@@ -114,7 +115,14 @@ VERSION: Final[str] = _version().decode()
 if int(VERSION.partition(".")[0]) < _OLDEST:
     raise ImportError(f"{PATH}: wasmer {VERSION} is older than {_OLDEST}")
 
-CRANELIFT: Final = 0  # wasmer_backend_t
+CRANELIFT: Final = "cranelift"
+COMPILERS: Final = {  # wasmer_backend_t
+    name: number
+    for number, name in enumerate((CRANELIFT, "llvm", "singlepass"))
+    if _backend_is_available(number)
+}
+if CRANELIFT not in COMPILERS:
+    raise ImportError(f"{PATH}: it has no {CRANELIFT}")
 FUNCTION_KIND, MEMORY_KIND = 0, 3  # wasm_externkind_t
 KINDS: Final = {"i32": 0, "i64": 1, "f32": 2, "f64": 3}  # wasm_valkind_t
 

@@ -16,6 +16,7 @@ import ctypes
 import mmap
 import os
 import struct
+from collections.abc import Sequence
 from typing import Final, NamedTuple, NoReturn
 
 import msgspec
@@ -33,7 +34,7 @@ from shim.engines.base import (
 )
 from shim.engines.data import PAGE, apart
 from shim.engines.interface import Interface, interface_of
-from shim.engines.libwasmer import Vec, WasmerError, made
+from shim.engines.libwasmer import CRANELIFT, Vec, WasmerError, made
 from shim.engines.linking import Signature, check_export, link
 from shim.engines.text import assembled
 from shim.engines.wasmer_wasi import HostFunction
@@ -112,15 +113,15 @@ class Host:
         }
 
 
-def _engine() -> int:
+def _engine(compiler: str = CRANELIFT) -> int:
     features = libwasmer.features_new()
     libwasmer.enable(features, _PROPOSALS)
-    if libwasmer.OURS:
+    if libwasmer.OURS and compiler == CRANELIFT:
         libwasmer.our_set_stack_size(_STACK)
         return made(libwasmer.our_engine_new(features))
     config = libwasmer.config_new()
     libwasmer.config_set_features(config, features)
-    libwasmer.config_set_backend(config, libwasmer.CRANELIFT)
+    libwasmer.config_set_backend(config, libwasmer.COMPILERS[compiler])
     return made(libwasmer.engine_new_with_config(config))
 
 
@@ -231,16 +232,23 @@ def _place(frame: int) -> str:
 
 
 class Wasmer:
-    """The engine."""
+    """The engine, with one of its compilers. What that makes can be loaded by all."""
 
-    name: Final = NAME
-    maps: Final = libwasmer.OURS
     version: Final = libwasmer.VERSION
 
-    def __init__(self) -> None:
-        self.host = Host()
+    def __init__(self, compiler: str = CRANELIFT, host: Host | None = None) -> None:
+        self.host = host or Host()
+        self._compiler = compiler
+        first = compiler == CRANELIFT
+        self.name = NAME if first else f"{NAME}-{compiler}"
+        self.maps = first and libwasmer.OURS
+        self.others: Sequence[Wasmer] = (
+            [Wasmer(other, self.host) for other in libwasmer.COMPILERS if other != compiler]
+            if first
+            else ()
+        )
         features = " ".join(name for name, on in _PROPOSALS.items() if on)
-        made_by = f"{NAME} {self.version} {libwasmer.build()} {_FORMAT}"
+        made_by = f"{self.name} {self.version} {libwasmer.build()} {_FORMAT}"
         self._fingerprint = f"{made_by} {features} {cpu()}"
 
     def fingerprint(self) -> str:
@@ -252,7 +260,7 @@ class Wasmer:
         binary = assembled(wasm)
         try:
             rest, data = apart(binary)
-            module = made(libwasmer.module_new(self.host.store, _bytes(rest)))
+            module = made(libwasmer.module_new(self._store(), _bytes(rest)))
             native = Vec()
             libwasmer.module_serialize(module, native)
             if not native.data:
@@ -267,6 +275,12 @@ class Wasmer:
         if content:
             parts += [bytes(-sum(map(len, parts)) % PAGE), content]
         return b"".join(parts)
+
+    def _store(self) -> int:
+        """One to compile in."""
+        if self._compiler == CRANELIFT:
+            return self.host.store
+        return made(libwasmer.store_new(_engine(self._compiler)))
 
     def load(self, artifact: bytes | memoryview) -> WasmerModule:
         """See `Engine.load`."""

@@ -176,6 +176,7 @@ class WasmerWheel:
     name: Final = NAME
     maps: Final = False
     version: Final[str] = wasmer.__version__
+    others: Final = ()
 
     def __init__(self) -> None:
         self.host = Host()

@@ -227,6 +227,7 @@ class Wasmtime:
     name: Final = NAME
     maps: Final = True
     version: Final[str] = _version()
+    others: Final = ()
 
     def __init__(self) -> None:
         self.host = Host()

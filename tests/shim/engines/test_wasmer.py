@@ -77,3 +77,19 @@ def test_neither_an_engine_nor_a_module_starts_a_thread() -> None:
     before = os.listdir("/proc/self/task")
     another().load(artifact(engines.select("wasmer"), build("hello").read_bytes())).check()
     assert os.listdir("/proc/self/task") == before
+
+
+def test_another_compiler_is_the_choice_of_a_node() -> None:
+    others = [engine for engine in engines.settable() if engine not in engines.engines()]
+    if not others:
+        pytest.skip("this libwasmer has no other one")
+    for engine in others:
+        run = Runner(engine)
+        assert run(build("hello"))[:3] == (0, b"hello from pywasm\n", b"")
+        trapped = run(build("trap"), "memory")
+        assert trapped.status == 134
+        assert trapped.stderr.startswith(b"pywasm: wasm trap: out of bounds memory access\n")
+        assert engines.candidates(preferred=engine.name) == [engine, *engines.engines()]
+        with pytest.raises(ModuleError, match=f"no engine '{engine.name}' here"):
+            engines.candidates(engine.name)
+        assert engine.fingerprint() != engines.select("wasmer").fingerprint()

@@ -49,6 +49,7 @@ class Native:
     name = "wasmtime"  # one of the names that annotations may have
     version = "0"
     maps = True
+    others = ()
 
     def __init__(self, program: Callable[[], object]) -> None:
         self._program = program
