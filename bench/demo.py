@@ -10,6 +10,7 @@ from bench import load
 from bench.lab import IMAGE, NATIVE, WASM, Kind, containerd_with, make_image, timed
 from bench.spread import compare
 from bench.spread import show as show_compared
+from shim.engines import select
 from tests.integration import keeper
 from tests.integration.containerd import Containerd
 
@@ -36,7 +37,9 @@ def main() -> None:
         print(
             f"image {IMAGE}, {len(image.tar) // 1024} KiB: the same C program as wasm and natively"
         )
-        show(daemon, WASM, "WebAssembly, under containerd-shim-pywasm-v1:")
+        engine = select()
+        under = f"under containerd-shim-pywasm-v1 and {engine.name} {engine.version}"
+        show(daemon, WASM, f"WebAssembly, {under}:")
         show(daemon, NATIVE, "An ordinary container beside it, under runc:")
         ms: dict[str, list[float]] = {"WebAssembly": [], "ordinary": []}
         for _ in range(RUNS):
