@@ -6,13 +6,18 @@ Each compilation has one below one for its owner's, and those are below one for 
 together they take no more than half of the memory, and step back where containers want the
 processors. Between owners the kernel divides those equally, however many each has compiled. Where
 there are no cgroups, or none that we may make, the limits of the process itself remain.
+
+Whoever has one made holds a lock on its directories (flock(2)), which ends with that process: what
+is not locked may be removed. A pid would not do as a sign of life. Several instances may share the
+cgroups and not the PID namespace, and then the pid of one is nobody, or another, to the other.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -26,8 +31,7 @@ _CONTROLLERS: Final = {"memory", "cpu", "pids"}
 _SHARES: Final = 512  # half of what one container has by default
 _TASKS: Final = 4096  # of all compilers; half of it for one owner's
 _TRIES: Final = 10
-_numbers = itertools.count()
-_mine: set[str] = set()
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class CompilerCgroup:
@@ -42,11 +46,10 @@ class CompilerCgroup:
         self._owners = f"{PARENT}/{owner}"
         node, owners = (Cgroup.for_path(path, self._among) for path in (PARENT, self._owners))
         _sweep(self._among)
-        # Our pid is in the name for others to see whether we are still there.
-        self._name = f"{os.getpid()}-{next(_numbers)}"
-        self._cgroup = Cgroup.for_path(f"{self._owners}/{self._name}", self._among)
-        _create(self._cgroup)
-        _mine.add(self._name)
+        # The pid is for people, and for older versions of this, who go by it.
+        self._path = f"{self._owners}/{os.getpid()}-{os.urandom(8).hex()}"
+        self._cgroup = Cgroup.for_path(self._path, self._among)
+        self._locks = _create(self._cgroup, [tree.mount + self._path for tree in self._among])
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.memory = min(memory, total // 2)
         """The bytes it may have, alone or with all others."""
@@ -78,11 +81,12 @@ class CompilerCgroup:
 
     def delete(self) -> None:
         """Remove it. If its last process is not quite gone, the next compilation does it."""
-        _mine.discard(self._name)
+        for lock in self._locks:
+            os.close(lock)
         for tree in self._among:
             with suppress(OSError):
-                os.rmdir(f"{tree.mount}{self._owners}/{self._name}")
-                os.rmdir(f"{tree.mount}{self._owners}")  # unless it has others
+                os.rmdir(tree.mount + self._path)
+                os.rmdir(tree.mount + self._owners)  # unless it has others
 
 
 def remove() -> None:
@@ -93,14 +97,28 @@ def remove() -> None:
             os.rmdir(tree.mount + PARENT)
 
 
-def _create(cgroup: Cgroup) -> None:
+def _create(cgroup: Cgroup, directories: Sequence[str]) -> list[int]:
+    """Make a cgroup that has these directories; returns the locks on them. Raises OSError."""
     for _ in range(_TRIES):
-        try:
+        # Somebody who sweeps may have removed its owner's, which was empty, or itself.
+        with suppress(FileNotFoundError, BlockingIOError):
             cgroup.create()
-            return
-        except FileNotFoundError:
-            pass  # another shim has removed its owner's, which was empty
+            return _lock(directories)
     cgroup.create()
+    return _lock(directories)
+
+
+def _lock(directories: Sequence[str]) -> list[int]:
+    """Lock them all. Raises OSError where one is not there (any more)."""
+    with contextlib.ExitStack() as failed:
+        locks = []
+        for directory in directories:
+            locks.append(os.open(directory, _DIRECTORY))
+            failed.callback(os.close, locks[-1])
+            fcntl.flock(locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.stat(directory)  # it may have been removed before it was locked
+        failed.pop_all()
+    return locks
 
 
 def _controls(tree: trees.Hierarchy) -> bool:
@@ -118,17 +136,14 @@ def _limit(cgroup: Cgroup, resources: Resources) -> None:
 
 
 def _sweep(among: Iterable[trees.Hierarchy]) -> None:
-    """Remove what is left of compilations whose shim has gone, or could not wait."""
+    """Remove what is left of compilations that nobody waits for."""
     for tree in among:
         top = tree.mount + PARENT
         for directory, _, _ in os.walk(top, topdown=False):
-            name = os.path.basename(directory)
-            if directory != top and name not in _mine and not _is_anothers(name):
-                with suppress(OSError):  # it is in use, if nobody's; or an owner's, who has others
-                    os.rmdir(directory)
-
-
-def _is_anothers(name: str) -> bool:
-    """Whether it is of a shim that is alive, and not this one. An owner's is of none."""
-    pid, dash, _ = name.partition("-")
-    return bool(dash) and pid != str(os.getpid()) and os.path.exists(f"/proc/{pid}")
+            if directory != top:
+                with suppress(OSError):  # it is locked, or in use; or an owner's, who has others
+                    (lock,) = _lock([directory])
+                    try:
+                        os.rmdir(directory)
+                    finally:
+                        os.close(lock)
