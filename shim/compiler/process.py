@@ -22,8 +22,9 @@ from typing import Final, NoReturn
 from shim.compiler.cgroup import CompilerCgroup
 from shim.compiler.filter import confine
 from shim.engines import flaws
-from shim.engines.base import Engine, ModuleError
+from shim.engines.base import Engine, ModuleError, TryAgainError
 from shim.engines.cache import read_artifact, write_artifact
+from shim.engines.interface import interface_of
 from shim.engines.limits import limit_memory
 from shim.engines.snapshot import contents
 from shim.engines.text import assembled
@@ -52,6 +53,7 @@ _REFUSED: Final = 3
 _NO_MEMORY: Final = 4
 _NO_SPACE: Final = 5
 _NOT_CONFINED: Final = 6
+_UNFIT: Final = 7
 
 _OUT_OF_MEMORY: Final = re.compile("memory allocation of|out of memory|annot allocate memory")
 _NO_REASON: Final = ("note:", "stack backtrace:")  # how a Rust panic ends
@@ -59,6 +61,13 @@ _NO_REASON: Final = ("note:", "stack backtrace:")  # how a Rust panic ends
 
 class Refused(ModuleError):
     """The engine's verdict on the module, which it would give again."""
+
+
+class UnfitError(ModuleError):
+    """The module cannot be run as it was asked to, and was not compiled.
+
+    Another of its functions may be; and another version of ours may have what it imports.
+    """
 
 
 @dataclass(frozen=True)
@@ -120,9 +129,9 @@ class Compilation:
     def result(self) -> int:
         """Reap the compiler; return the one output that holds the artifact, for `store`.
 
-        Every other descriptor of the compilation is closed. If there is no artifact, raises Refused
-        or, where a limit was the reason, ModuleError, in one line; OSError if it is because of the
-        machine.
+        Every other descriptor of the compilation is closed. If there is no artifact, raises, in one
+        line, Refused, UnfitError or, where a limit was the reason, ModuleError; TryAgainError if it
+        is because of what others do, OSError if it is because of the machine.
         Blocks if the compiler has not ended.
         """
         unused = [*self._outputs, self._report, self.pidfd]
@@ -152,6 +161,8 @@ class Compilation:
         reason = _one_line(report)
         if exit_code == _REFUSED:
             raise Refused(reason)
+        if exit_code == _UNFIT:
+            raise UnfitError(reason)
         if exit_code == _NO_SPACE:
             raise OSError(errno.ENOSPC, reason)
         if exit_code == _NOT_CONFINED:
@@ -159,18 +170,20 @@ class Compilation:
         if exit_code == -signal.SIGKILL and cpu >= self._limits.cpu - 0.5:
             raise ModuleError(f"compilation exceeded its limit of {self._limits.cpu} s of CPU time")
         if self._expired:
-            raise ModuleError(f"compilation exceeded its limit of {self.time} s")
+            # How much it does in that time others decide, who want the processors, too.
+            raise TryAgainError(f"compilation exceeded its limit of {self.time} s")
         if exit_code == _NO_MEMORY or _OUT_OF_MEMORY.search(report):
-            raise _too_large(self._memory)
-        cgroup = self._cgroup
-        if exit_code == -signal.SIGKILL and cgroup is not None and cgroup.ran_out_of_memory():
-            raise _too_large(cgroup.memory)
+            raise ModuleError(_too_large(self._memory))
+        killed = exit_code == -signal.SIGKILL
+        if killed and self._cgroup is not None and self._cgroup.ran_out_of_memory():
+            raise TryAgainError(_too_large(self._cgroup.memory))
         how = f"signal {-exit_code}" if exit_code < 0 else f"status {exit_code}"
-        raise ModuleError(f"the compiler failed ({how})" + (f": {reason}" if reason else ""))
+        kind = TryAgainError if killed else ModuleError
+        raise kind(f"the compiler failed ({how})" + (f": {reason}" if reason else ""))
 
 
-def _too_large(memory: int) -> ModuleError:
-    return ModuleError(f"compilation exceeded its limit of {memory >> 20} MiB of memory")
+def _too_large(memory: int) -> str:
+    return f"compilation exceeded its limit of {memory >> 20} MiB of memory"
 
 
 def start(
@@ -180,6 +193,7 @@ def start(
     outputs: Sequence[int],
     *,
     owner: int = 0,
+    function: str | None = None,
     memory_pages: int | None = None,
     checked: bool = True,
     limits: Limits | None = None,
@@ -188,7 +202,8 @@ def start(
 
     The artifact goes to the first of `outputs`, empty files, whose disk can take it: a draft of the
     cache, then a memfd. They are taken over; `wasm` is not. `owner` is who waits for it, and shares
-    the processors with others (`CompilerCgroup`). `memory_pages` is a bound for the
+    the processors with others (`CompilerCgroup`). `function` is what is to be run of the module,
+    which is not compiled if it could not be. `memory_pages` is a bound for the
     module's memory (`limit_memory`). `checked` refuses what the engine is known to compile wrongly
     (`flaws.check`). The conditions and errors of `clone` apply.
     """
@@ -198,13 +213,14 @@ def start(
     cgroup: CompilerCgroup | None = None
 
     def entry() -> None:
+        os.dup2(report, 2)  # what is said from here on, and by whom, is the reason
         try:
             if cgroup is not None:
                 cgroup.enter()
-            _confine(wasm, outputs, report, limits, size, shim)
+            _confine(wasm, outputs, limits, size, shim)
         except OSError as error:
             _give_up(_NOT_CONFINED, str(error))
-        artifact = _compile(engine, wasm, size, limits, memory_pages, checked=checked)
+        artifact = _compile(engine, wasm, size, limits, function, memory_pages, checked=checked)
         _write(key, artifact, outputs)
 
     with contextlib.ExitStack() as failed, contextlib.ExitStack() as done:
@@ -227,12 +243,10 @@ def start(
     return Compilation(*child, limits.time, key, outputs, report, limits, memory, cgroup)
 
 
-def _confine(
-    wasm: int, outputs: Sequence[int], report: int, limits: Limits, size: int, shim: int
-) -> None:
+def _confine(wasm: int, outputs: Sequence[int], limits: Limits, size: int, shim: int) -> None:
     null = os.open("/dev/null", os.O_RDWR)
-    for number, fd in enumerate((null, null, report)):
-        os.dup2(fd, number)
+    for number in (0, 1):
+        os.dup2(null, number)
     kept = {wasm, *outputs}
     files.keep_only({*kept, shim})
 
@@ -277,6 +291,7 @@ def _compile(
     wasm: int,
     size: int,
     limits: Limits,
+    function: str | None,
     memory_pages: int | None,
     *,
     checked: bool,
@@ -285,10 +300,12 @@ def _compile(
         with contents(wasm, size) as module:
             data = bytes(module)
         doubtful = checked and flaws.known(engine)
-        if doubtful or memory_pages is not None:
+        if doubtful or function is not None or memory_pages is not None:
             data = assembled(data)
         if memory_pages is not None:
             data = limit_memory(data, memory_pages)
+        if function is not None:
+            _check_fit(engine, data, function)
         if doubtful:
             flaws.check(engine, data)
         artifact = engine.compile(data)
@@ -299,6 +316,23 @@ def _compile(
     if len(artifact) > limits.artifact:
         _give_up(_REFUSED, f"compilation exceeded its limit of {limits.artifact} bytes of artifact")
     return artifact
+
+
+def _check_fit(engine: Engine, wasm: bytes, function: str) -> None:
+    """Give up on a valid module that could not be run: to find that out needs no code.
+
+    What is not valid is left to the engine, which has its own words for that; and so is what only
+    the engine understands.
+    """
+    try:
+        interface = interface_of(wasm)
+    except ModuleError:
+        return
+    try:
+        interface.check(engine.host, function)
+    except ModuleError as error:
+        if flaws.invalid(wasm) is None:
+            _give_up(_UNFIT, str(error))
 
 
 def _write(key: bytes, artifact: bytes, outputs: Sequence[int]) -> None:

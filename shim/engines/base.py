@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 from shim.linux.messages import one_line, plain
 
 if TYPE_CHECKING:
+    from shim.engines.linking import Provided
     from shim.wasi.program import Program
 
 TRAPPED: Final = 134  # 128 + SIGABRT, what a native program that aborts ends with
@@ -38,6 +39,10 @@ _FEATURES: Final = (
 
 class ModuleError(Exception):
     """A module cannot be run; the message names the culprit."""
+
+
+class TryAgainError(ModuleError):
+    """That is not the module's fault: what is in the way now may not be there the next time."""
 
 
 class Preopen(NamedTuple):
@@ -125,6 +130,10 @@ class Engine(Protocol):
     @property
     def others(self) -> Sequence[Engine]:
         """The same engine with other compilers, which only a node's settings can choose."""
+
+    @property
+    def host(self) -> Provided:
+        """What its modules can import."""
 
     def fingerprint(self) -> str:
         """Name all that an artifact depends on besides the module: part of its cache key."""

@@ -65,9 +65,9 @@ def check(engine: Engine, wasm: bytes) -> None:
     """
     flaws = known(engine)
     without = [name for flaw in flaws for name in _SWITCHES[flaw.proposal]]
-    if not flaws or _invalid(wasm, without) is None:
+    if not flaws or invalid(wasm, without) is None:
         return
-    reason = _invalid(wasm)
+    reason = invalid(wasm)
     if reason is not None:
         raise ModuleError(f"invalid wasm module: {reason}")
     references = ", ".join(flaw.reference for flaw in flaws)
@@ -77,7 +77,7 @@ def check(engine: Engine, wasm: bytes) -> None:
     )
 
 
-def _invalid(wasm: bytes, without: Sequence[str] = ()) -> str | None:
+def invalid(wasm: bytes, without: Sequence[str] = ()) -> str | None:
     """Return why this is no valid module, as wasmtime has it but for some proposals."""
     config = wasmtime.Config()
     config.parallel_compilation = False

@@ -9,8 +9,7 @@ panic across C is the end of the process. The contents of the sections (WebAssem
     3, functions  | type |
     7, exports    | name | u8 kind | index |
 
-Only for modules that the engine has found valid. What it takes for valid and is not understood here
-is refused.
+What a validator takes for valid and is not understood here is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from shim.engines.base import ModuleError
 from shim.engines.binary import number, sections
-from shim.engines.linking import Signature
+from shim.engines.linking import Provided, Signature, check_export, link
 
 _FUNCTION, _TABLE, _MEMORY, _GLOBAL, _TAG = range(5)  # kinds
 
@@ -60,6 +59,16 @@ class Interface(NamedTuple):
 
     imports: list[Import]
     exports: list[Export]
+
+    def check(self, provided: Provided, function: str) -> dict[str, Signature]:
+        """Return the variants that it needs, as `link`; `function` is what is to be run.
+
+        Raises ModuleError if that could not begin.
+        """
+        variants = link(self.imports, provided.signatures, provided.variants)
+        found = [export.signature for export in self.exports if export.name == function]
+        check_export(function, bool(found), found[0] if found else None)
+        return variants
 
 
 class _Reader:
@@ -118,7 +127,10 @@ class _Reader:
 
 
 def interface_of(wasm: bytes) -> Interface:
-    """Return what a valid binary module imports and exports. Raises ModuleError."""
+    """Return what a binary module imports and exports. Raises ModuleError where it cannot be read.
+
+    Of one that is not valid this may be anything.
+    """
     types: list[Signature] = []
     functions: list[Signature] = []
     imports: list[Import] = []

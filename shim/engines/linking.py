@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Container, Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 from shim.engines.base import ModuleError
 
@@ -16,6 +16,18 @@ class Signature(NamedTuple):
 
     def __str__(self) -> str:
         return f"({', '.join(self.params)}) -> ({', '.join(self.results)})"
+
+
+class Provided(Protocol):
+    """What an engine has for modules to import, of us."""
+
+    @property
+    def signatures(self) -> Mapping[tuple[str, str], Signature]:
+        """The functions, by module and name."""
+
+    @property
+    def variants(self) -> Collection[tuple[str, Signature]]:
+        """Those that have a name in common with another one, by name and type."""
 
 
 def link(

@@ -35,7 +35,7 @@ from shim.engines.base import (
 from shim.engines.data import PAGE, apart
 from shim.engines.interface import Interface, interface_of
 from shim.engines.libwasmer import CRANELIFT, Vec, WasmerError, made
-from shim.engines.linking import Signature, check_export, link
+from shim.engines.linking import Signature
 from shim.engines.text import assembled
 from shim.engines.wasmer_wasi import HostFunction
 from shim.linux.libc import LIBC
@@ -137,18 +137,16 @@ class WasmerModule:
 
     def check(self, function: str = START) -> None:
         """See `Module.check`."""
-        host, imports, exports = self._host, *self._interface
-        chosen = link(imports, host.signatures, host.variants)
+        host = self._host
+        chosen = self._interface.check(host, function)
         self._imports = [
             (
                 host.variants[name, chosen[name]]
                 if name in chosen
                 else host.functions[module, name]
             ).extern
-            for module, name, _ in imports
+            for module, name, _ in self._interface.imports
         ]
-        found = [export.signature for export in exports if export.name == function]
-        check_export(function, bool(found), found[0] if found else None)
 
     def run(self, grants: Grants, function: str = START) -> NoReturn:
         """See `Module.run`."""

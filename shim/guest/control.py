@@ -82,12 +82,14 @@ class Execute(msgspec.Struct, tag=True, frozen=True):
 class Compile(msgspec.Struct, tag=True, frozen=True):
     """Asks for the artifact of a module that is not in the cache.
 
-    Carries the module in a sealed memfd. That it is not `checked` for what the engine compiles
-    wrongly is for the shim to allow.
+    Carries the module in a sealed memfd. `function` is what is to be run of it; the artifact does
+    not depend on that. That it is not `checked` for what the engine compiles wrongly is for the
+    shim to allow.
     """
 
     engine: str
     key: Key
+    function: str
     memory_pages: int | None = None
     checked: bool = True
 
@@ -100,9 +102,13 @@ class Compiled(msgspec.Struct, tag=True, frozen=True):
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):
-    """Answers Compile: the module is not one that the engine takes."""
+    """Answers Compile: the module is not one that the engine takes.
+
+    Or not this time: `again` as in `TryAgainError`.
+    """
 
     reason: str
+    again: bool = False
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -168,7 +174,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     """The guest gives up and ends. `reason` is one line that names the culprit.
 
     `invalid` tells a fault of what was asked (the spec, the image) from one of this machine, of
-    which `number` may be the errno.
+    which `number` may be the errno: EAGAIN where it may be otherwise the next time.
     """
 
     reason: str

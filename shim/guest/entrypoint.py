@@ -17,7 +17,15 @@ from msgspec.structs import replace
 
 from oci.runtime import Process
 from shim.engines import candidates, engines, flaws
-from shim.engines.base import HEADER, START, Engine, Module, ModuleError, check_header
+from shim.engines.base import (
+    HEADER,
+    START,
+    Engine,
+    Module,
+    ModuleError,
+    TryAgainError,
+    check_header,
+)
 from shim.engines.cache import Artifact, Refusal, key
 from shim.engines.snapshot import digest_now, snapshot
 from shim.guest import control
@@ -127,14 +135,17 @@ def _readings(argument: str) -> Iterator[tuple[str, str]]:
             yield argument[:end], argument[end + 1 :] or START
 
 
-def compiled(origin: Origin, path: str, fd: int) -> Compiled:
+def compiled(origin: Origin, entrypoint: Found) -> Compiled:
     """Get the artifact of the open entrypoint, which is closed: cached, or made by a compiler.
 
     Where the container names no engine, the first one that takes the module is chosen, beginning
-    with the preferred one. Raises ModuleError naming the entrypoint, EOFError if the shim is gone.
+    with the preferred one. Raises ModuleError naming the entrypoint, TryAgainError if one engine
+    may take it the next time, EOFError if the shim is gone.
     """
     annotations, preferred = origin.annotations, origin.preferred_engine
+    path, function, fd, _ = entrypoint
     refusals: dict[str, str] = {}
+    kind = ModuleError
     cache = origin.cache()
     pages = annotations.memory_pages
     limit = f" memory {pages}" if pages else ""
@@ -147,24 +158,29 @@ def compiled(origin: Origin, path: str, fd: int) -> Compiled:
             raise ModuleError(f"{path}: {error}") from None
         digest = digest_now(fd)
         for engine in candidates(annotations.engine, preferred):
-            kind = engine.fingerprint() + flaws.condition(engine, checked=checked) + limit
-            found = cache.load(key(digest, kind))
+            condition = flaws.condition(engine, checked=checked)
+            variant = engine.fingerprint() + condition + limit
+            found: Artifact | Refusal | control.Refused | None
+            found = cache.load(key(digest, variant))
             if found is None:
                 if module is None:
                     module, digest = snapshot(fd)
-                request = control.Compile(engine.name, key(digest, kind), pages, checked)
+                name = key(digest, variant)
+                request = control.Compile(engine.name, name, function, pages, checked)
                 found = _ask(origin.channel, request, module)
             if isinstance(found, Artifact):
                 reason = _reason(annotations.engine, preferred, engine, refusals)
                 return Compiled(path, engine, found, reason)
             refusals[engine.name] = found.reason
+            if isinstance(found, control.Refused) and found.again:
+                kind = TryAgainError
     finally:
         for opened in (fd, module):
             if opened is not None:
                 os.close(opened)
     reasons = set(refusals.values())
     told = reasons.pop() if len(reasons) == 1 else f"no engine takes it: {_listed(refusals)}"
-    raise ModuleError(f"{path}: {told}")
+    raise kind(f"{path}: {told}")
 
 
 def _listed(refusals: Mapping[str, str]) -> str:
@@ -181,11 +197,13 @@ def _reason(demanded: str, preferred: str, engine: Engine, refusals: Mapping[str
     return "preferred" if len(engines()) > 1 else "the only one here"
 
 
-def _ask(channel: socket.socket, request: control.Compile, module: int) -> Artifact | Refusal:
+def _ask(
+    channel: socket.socket, request: control.Compile, module: int
+) -> Artifact | control.Refused:
     control.send(channel, request, [module])
     answer, fds = control.receive(channel)
     if isinstance(answer, control.Refused):
-        return Refusal(answer.reason)
+        return answer
     if not isinstance(answer, control.Compiled):
         raise EOFError
     return Artifact(fds[0], answer.length, answer.name)

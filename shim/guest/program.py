@@ -3,6 +3,7 @@
 From a clone of the shim to a process of its own, and from a confined process to the program.
 """
 
+import errno
 import fcntl
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from oci.linux import Seccomp
 from oci.runtime import Mount, Process, SpecError
-from shim.engines.base import ModuleError, internal_error
+from shim.engines.base import ModuleError, TryAgainError, internal_error
 from shim.engines.cache import write_filter
 from shim.guest import control, entrypoint, environment, grants, privileges
 from shim.guest.arrival import arrive
@@ -81,6 +82,8 @@ def telling(channel: socket.socket) -> Iterator[None]:
         yield
     except EOFError:
         return  # the shim has gone, or has no use for this guest any more
+    except TryAgainError as error:
+        _fail(channel, str(error), number=errno.EAGAIN)
     except (SpecError, ModuleError) as error:
         _fail(channel, str(error), invalid=True)
     except hooks.HookError as error:
@@ -92,10 +95,10 @@ def telling(channel: socket.socket) -> Iterator[None]:
         raise
 
 
-def _fail(channel: socket.socket, reason: str, *, invalid: bool = False) -> None:
+def _fail(channel: socket.socket, reason: str, *, invalid: bool = False, number: int = 0) -> None:
     with suppress(OSError):
         # Not whole, if it repeats something that would not fit into a packet.
-        control.send(channel, control.Failed(cut(reason), invalid=invalid))
+        control.send(channel, control.Failed(cut(reason), invalid, number))
 
 
 def await_start(channel: socket.socket, ready: control.Ready) -> None:
@@ -135,7 +138,7 @@ def load_module(
         found = entrypoint.find(process, outlook.root, outlook.proc)
         process = environment.with_home(process, outlook.root, outlook.proc)
         listeners = [grants.listen(address) for address in origin.annotations.listen]
-    compiled = entrypoint.compiled(origin, found.path, found.fd)
+    compiled = entrypoint.compiled(origin, found)
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     kept = [compiled.artifact.fd, outlook.root, here, *listeners]
     # A working directory is in reach of others in the PID namespace, see `arrival`.

@@ -97,8 +97,7 @@ class SandboxService:
                 request, self._runtime, self._artifacts, self._log
             )
         except (GuestError, SpecError) as error:
-            known = isinstance(error, SpecError) or error.invalid
-            code = Code.INVALID_ARGUMENT if known else Code.UNKNOWN
+            code = error.code if isinstance(error, GuestError) else Code.INVALID_ARGUMENT
             raise RpcError(code, f"sandbox {id}: {error}") from error
         except OSError as error:
             raise RpcError(Code.UNKNOWN, f"sandbox {id}: {control.reason(error)}") from error

@@ -109,8 +109,7 @@ class TaskService:
             stdio = self._stdio(request.id, request)
             container = await self._creator.create(request, stdio, self._take_early(request.bundle))
         except ProcessError as error:
-            code = Code.INVALID_ARGUMENT if error.invalid else Code.UNKNOWN
-            raise RpcError(code, str(error)) from error
+            raise RpcError(error.code, str(error)) from error
         except SpecError as error:
             raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
         except OSError as error:

@@ -128,6 +128,7 @@ class Artifacts:
                 module,
                 outputs,
                 owner=owner,
+                function=request.function,
                 memory_pages=request.memory_pages,
                 checked=request.checked or engine.name not in self._unsafe_engines,
             )

@@ -6,6 +6,7 @@ is heard only on whether it is ready. One that says something else is ended.
 """
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from contextlib import suppress
 from shim.daemon.containers.artifacts import Artifacts
 from shim.daemon.containers.process import Process, ProcessError
 from shim.daemon.log import Logger
-from shim.engines.base import ModuleError
+from shim.engines.base import ModuleError, TryAgainError
 from shim.engines.cache import Refusal
 from shim.guest import control
 from shim.linux import clone
@@ -137,7 +138,7 @@ class Child(Process):
             if not self.exited.done():
                 raise
         except ModuleError as error:
-            self._tell(control.Refused(str(error)))
+            self._tell(control.Refused(str(error), isinstance(error, TryAgainError)))
         else:
             if isinstance(made, Refusal):
                 self._tell(control.Refused(made.reason))
@@ -185,7 +186,8 @@ class Child(Process):
         kind = type(said)
         if kind in self._expected and len(fds) in _CARRIES.get(kind, (0,)):
             if isinstance(said, control.Failed):
-                raise GuestError(said.reason, invalid=said.invalid)
+                again = said.number == errno.EAGAIN
+                raise GuestError(said.reason, invalid=said.invalid, again=again)
             return said, fds
         for fd in fds:
             os.close(fd)

@@ -61,8 +61,7 @@ class Exec(Program, ABC):
             raise RpcError(Code.UNKNOWN, control.reason(error)) from error
         except (ProcessError, SpecError) as error:
             self._not_started()
-            invalid = not isinstance(error, ProcessError) or error.invalid
-            code = Code.INVALID_ARGUMENT if invalid else Code.UNKNOWN
+            code = error.code if isinstance(error, ProcessError) else Code.INVALID_ARGUMENT
             raise RpcError(code, str(error)) from error
         except asyncio.CancelledError:  # its caller has given up
             self._not_started()

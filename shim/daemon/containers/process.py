@@ -9,17 +9,27 @@ import signal
 import time
 
 from shim.linux import clone
+from shim.ttrpc import Code
 
 
 class ProcessError(Exception):
     """A process could not be made, in one line.
 
-    `invalid`: because of the spec or the image, not of this machine.
+    `invalid`: because of the spec or the image, not of this machine. `again`: trying again may
+    help.
     """
 
-    def __init__(self, reason: str, *, invalid: bool) -> None:
+    def __init__(self, reason: str, *, invalid: bool, again: bool = False) -> None:
         super().__init__(reason)
         self.invalid = invalid
+        self.again = again
+
+    @property
+    def code(self) -> Code:
+        """What to answer to who asked for it."""
+        if self.invalid:
+            return Code.INVALID_ARGUMENT
+        return Code.UNAVAILABLE if self.again else Code.UNKNOWN
 
 
 class Process:

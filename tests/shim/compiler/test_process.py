@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from shim.compiler import process
-from shim.compiler.cgroup import PARENT, remove
-from shim.compiler.process import Compilation, Limits, Refused, start
+from shim.compiler.cgroup import PARENT, CompilerCgroup, remove
+from shim.compiler.process import Compilation, Limits, Refused, UnfitError, start
 from shim.engines import engines
-from shim.engines.base import Engine, ModuleError
+from shim.engines.base import Engine, ModuleError, TryAgainError
 from shim.engines.cache import Artifact, ArtifactCache, key, open_directory, read_artifact
 from shim.engines.flaws import known
 from shim.engines.snapshot import seal
@@ -38,6 +38,7 @@ class EngineOf:
 
     name = "test"
     version = "1"
+    host = engines()[0].host
 
     def __init__(self, compile: Callable[[bytes], bytes]) -> None:
         self.compile = compile
@@ -52,9 +53,17 @@ def leb128(number: int) -> bytes:
 
 
 def function_of(instructions: bytes, times: int) -> bytes:
-    """Return a module whose one function, of one i32 parameter, repeats some instructions."""
+    """Return a module with a function, of one i32 parameter, that repeats some instructions.
+
+    What it exports, `_start`, does nothing.
+    """
     body = b"\0" + instructions * times + b"\x0b"
-    sections = {1: b"\1\x60\1\x7f\0", 3: b"\1\0", 10: b"\1" + leb128(len(body)) + body}
+    sections = {
+        1: b"\2\x60\1\x7f\0\x60\0\0",
+        3: b"\2\0\1",
+        7: b"\1\6_start\0\1",
+        10: b"\2" + leb128(len(body)) + body + b"\2\0\x0b",
+    }
     return b"\0asm\1\0\0\0" + b"".join(
         bytes([number]) + leb128(len(content)) + content for number, content in sections.items()
     )
@@ -170,7 +179,7 @@ def test_a_compiler_that_is_killed() -> None:
     work.kill()
     select.select([work.pidfd], [], [])
     work.kill()  # of one that has ended is nothing
-    with pytest.raises(ModuleError, match=r"^the compiler failed \(signal 9\)$"):
+    with pytest.raises(TryAgainError, match=r"^the compiler failed \(signal 9\)$"):
         work.result()
 
 
@@ -186,7 +195,7 @@ def test_limit_of_time(stopped: bool) -> None:
         os.kill(work.pid, signal.SIGSTOP)
     assert work.time == 7
     work.expire()
-    with pytest.raises(ModuleError, match=r"^compilation exceeded its limit of 7 s$"):
+    with pytest.raises(TryAgainError, match=r"^compilation exceeded its limit of 7 s$"):
         work.result()
 
 
@@ -484,11 +493,6 @@ def below_parent() -> set[str]:
     return {name for walk in walks for _, names, _ in walk for name in names}
 
 
-def ours() -> set[str]:
-    """The cgroups of compilers that this process has now, everywhere."""
-    return {name for name in below_parent() if name.startswith(f"{os.getpid()}-")}
-
-
 def settled(pid: int) -> None:
     """Wait until a compiler has given its privileges up."""
     while "Seccomp:\t2" not in Path(f"/proc/{pid}/status").read_text():
@@ -515,7 +519,7 @@ def test_its_own_cgroup() -> None:
         work.result()
     # What could not be removed at once is removed by the next one.
     compiled(lambda module: module)
-    assert os.path.basename(path) not in ours()
+    assert os.path.basename(path) not in below_parent()
 
 
 def test_cgroups_of_shims_that_have_gone_are_removed() -> None:
@@ -523,16 +527,70 @@ def test_cgroups_of_shims_that_have_gone_are_removed() -> None:
         begin(sleep)
         os._exit(0)
 
+    before = below_parent()
     child = clone.clone(shim)
     clone.wait(child.pidfd)
     os.close(child.pidfd)
-
-    def left() -> list[str]:
-        return [name for name in below_parent() if name.startswith(f"{child.pid}-")]
-
-    assert left()
-    while left():
+    left = below_parent() - before
+    assert left
+    while left & below_parent():
         compiled(lambda module: module)
+
+
+def elsewhere(action: Callable[[], object]) -> int:
+    """Do it where this process is nobody: in another PID namespace; return its exit status."""
+
+    def enter() -> None:
+        mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+        mounts.mount("proc", "/proc", "proc")
+        action()
+
+    child = clone.clone(enter, clone.CLONE_NEWPID | clone.CLONE_NEWNS)
+    try:
+        return clone.wait(child.pidfd)
+    finally:
+        os.close(child.pidfd)
+
+
+def test_others_in_another_pid_namespace_leave_its_cgroup_alone() -> None:
+    """Its name would tell them nothing: there, who has made it is nobody, or somebody else."""
+    # Nobody is in it, as in the moment before a compiler of cgroup v1 enters it.
+    cgroup = CompilerCgroup(0, 1 << 30, 100)
+    have = below_parent()
+    assert elsewhere(lambda: compiled(lambda module: module)) == 0
+    assert have <= below_parent()
+    cgroup.delete()
+    assert elsewhere(lambda: CompilerCgroup(0, 1 << 30, 100).delete()) == 0
+    assert not have & below_parent() - {"0"}
+
+
+@pytest.fixture
+def stderr(tmp_path: Path) -> Iterator[Path]:
+    """This process's, for a while: a log that others write to as well."""
+    path = tmp_path / "log"
+    path.write_text("what was there before\n")
+    kept = os.dup(2)
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    os.dup2(fd, 2)
+    os.close(fd)
+    yield path
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])
+def test_what_goes_wrong_first_of_all(
+    stderr: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """It is told, and not written over the log of who made the compiler."""
+
+    def fail(self: CompilerCgroup) -> None:
+        raise kind("no such cgroup")
+
+    monkeypatch.setattr(CompilerCgroup, "enter", fail)
+    with pytest.raises((OSError, ModuleError), match="no such cgroup"):
+        compiled(lambda module: module)
+    assert stderr.read_text() == "what was there before\n"
 
 
 def test_who_has_many_compiled_has_no_more_of_the_processors() -> None:
@@ -555,7 +613,8 @@ def test_what_is_removed_with_the_installation() -> None:
     work = begin(sleep)
     settled(work.pid)
     remove()
-    assert ours()
+    assert Path(f"/proc/{work.pid}").exists()
+    assert below_parent()
     work.kill()
     with pytest.raises(ModuleError):
         work.result()
@@ -597,21 +656,93 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 
 def really_compiled(
-    engine: Engine, wasm: bytes, limits: Limits | None = None, *, checked: bool = True
+    engine: Engine,
+    wasm: bytes,
+    limits: Limits | None = None,
+    *,
+    checked: bool = True,
+    function: str | None = None,
 ) -> bytes:
     module = module_file(wasm)
     try:
         outputs = [os.memfd_create("artifact")]
-        work = start(engine, KEY, module, outputs, limits=limits, checked=checked)
+        options: Any = {"limits": limits, "checked": checked, "function": function}
+        work = start(engine, KEY, module, outputs, **options)
         return artifact_in(work.result())
     finally:
         os.close(module)
 
 
 def test_an_engine(engine: Engine) -> None:
-    artifact = really_compiled(engine, function_of(ADD, 100))
-    with pytest.raises(ModuleError, match="_start"):
-        engine.load(artifact).check()
+    module = engine.load(really_compiled(engine, function_of(ADD, 100)))
+    module.check()
+    with pytest.raises(ModuleError, match="other"):
+        module.check("other")
+
+
+UNFIT = {
+    "no such function": (
+        '(module (func (export "main")) {more})',
+        "the module exports no function `_start`",
+    ),
+    "not a function": (
+        '(module (memory (export "_start") 1) {more})',
+        "export `_start` is not a function",
+    ),
+    "parameters": (
+        '(module (func (export "_start") (param i32)) {more})',
+        "export `_start` is (i32) -> (), it must not take parameters",
+    ),
+    "a foreign import": (
+        '(module (import "env" "f" (func)) (func (export "_start")) {more})',
+        "unknown import `env.f`: nobody provides it",
+    ),
+    "another type": (
+        '(module (import "wasi_snapshot_preview1" "sched_yield" (func))'
+        ' (func (export "_start")) {more})',
+        "import `wasi_snapshot_preview1.sched_yield` is () -> (i32), "
+        "the module takes it for () -> ()",
+    ),
+}
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_cannot_be_run_is_not_compiled(engine: Engine, case: str, text: bool) -> None:
+    """And told in the words of the check after that; but what is no module is told that."""
+    source, words = UNFIT[case]
+    written = source.format(more="(func (drop (i32.const 1)))").encode()
+    wasm = written if text else assembled(written)
+    with pytest.raises(ModuleError) as late:
+        engine.load(really_compiled(engine, wasm)).check()
+    with pytest.raises(UnfitError) as early:
+        really_compiled(engine, wasm, function="_start")
+    assert str(early.value) == str(late.value) == words
+
+
+def test_it_takes_no_time_to_find_that_out(engine: Engine) -> None:
+    slow, limits = SLOW[engine.name], Limits(cpu=1, per_mib=0)
+    with pytest.raises(UnfitError, match="exports no function `other`"):
+        really_compiled(engine, slow, limits, function="other")
+
+
+def test_another_function_of_the_same_module(engine: Engine) -> None:
+    wasm = b'(module (func (export "main")))'
+    with pytest.raises(UnfitError, match="exports no function `_start`"):
+        really_compiled(engine, wasm, function="_start")
+    engine.load(really_compiled(engine, wasm, function="main")).check("main")
+
+
+@pytest.mark.parametrize("at", [8, 20, 40])
+def test_what_is_no_module_is_told_that(engine: Engine, at: int) -> None:
+    """Whatever it may export."""
+    good = assembled(b'(module (func (export "main") (drop (i32.const 1))))')
+    wasm = good[:at] + b"\xff" + good[at + 1 :]
+    with pytest.raises(Refused) as late:
+        really_compiled(engine, wasm)
+    with pytest.raises(Refused) as early:
+        really_compiled(engine, wasm, function="_start")
+    assert str(early.value) == str(late.value)
 
 
 def test_an_engine_on_what_is_no_module(engine: Engine) -> None:

@@ -16,11 +16,12 @@ from proto import task_v2_pb2 as api
 from proto.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from proto.task_pb2 import Status
 from shim.engines import engines
+from shim.engines.text import assembled
 from shim.guest.placement import Placement
 from shim.ttrpc import Code, RpcError
 from tests.guests.build import build
 from tests.shim.launching import zygotes
-from tests.shim.task_api import Shim, call, end, refused, status
+from tests.shim.task_api import Container, Ended, Shim, call, end, refused, status
 
 GUESTS = ("hello", "exit3", "spin", "sleep", "idle", "cat")
 
@@ -219,6 +220,23 @@ async def test_a_shim_without_a_task_ends_on_shutdown(shim: Shim) -> None:
             break
         await asyncio.sleep(0.01)
     assert not os.path.exists(f"/proc/{connected.shim_pid}")
+
+
+async def test_what_a_module_lacks_is_told_of_that_function(shim: Shim) -> None:
+    """It is not kept with what is known of the module: with another function it runs."""
+    wasm = assembled(b'(module (func (export "other")))') + b"\0\x12\1x" + os.urandom(16)
+    (shim.rootfs / "new.wasm").write_bytes(wasm)
+    shim.bundle("x", "/new.wasm")
+    client = await shim.start("x")
+    for _ in range(2):
+        code, message = await refused(client, "Create", shim.create_request("x"))
+        assert code == Code.INVALID_ARGUMENT
+        assert message == "/new.wasm: the module exports no function `_start`"
+    await end(client, "x")
+    shim.bundle("y", "/new.wasm#other")
+    container = await Container.create(shim, "y")
+    assert await container.run() == Ended(0, "", "")
+    await end(container.client, "y")
 
 
 async def test_a_failed_create_leaves_nothing_and_can_be_repeated(shim: Shim) -> None:

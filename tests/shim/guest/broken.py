@@ -53,6 +53,7 @@ class Native:
 
     def __init__(self, program: Callable[[], object]) -> None:
         self._program = program
+        self.host = engines.select("wasmtime").host
 
     def fingerprint(self) -> str:
         """As every engine."""

@@ -12,8 +12,8 @@ from shim.guest import control, program
     "message",
     [
         control.Prepare([control.Mount("overlay", "overlay", "", ["lowerdir=/a:/b", "ro"])]),
-        control.Compile("wasmer", b"\0" * 32),
-        control.Compile("wasmer", b"\0" * 32, memory_pages=16),
+        control.Compile("wasmer", b"\0" * 32, "_start"),
+        control.Compile("wasmer", b"\0" * 32, "_start", memory_pages=16),
         control.Compiled(4096, "00ff"),
         control.Refused("not wasm"),
         control.Sealed(),

@@ -21,6 +21,7 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 
 from proto import task_v2_pb2 as api
+from shim.engines.text import assembled
 from shim.linux.cgroups import hierarchies
 from tests.guests.build import build
 from tests.integration.containerd import Containerd, parent_of
@@ -159,7 +160,7 @@ def tried(spec: dict[str, Any], directory: Path) -> dict[str, Any]:
     (rootfs / "tmp").chmod(0o1777)
     (directory / "state").mkdir(mode=0o700)
     (directory / "secret").write_text("SECRET")
-    (rootfs / "m.wasm").write_bytes(b"\0asm\1\0\0\0")
+    (rootfs / "m.wasm").write_bytes(assembled(b'(module (func (export "_start")))'))
     for name, mode in (("status", 0o755), ("setuid", 0o4755)):
         shutil.copy(build("status", native=True), rootfs / name)
         (rootfs / name).chmod(mode)

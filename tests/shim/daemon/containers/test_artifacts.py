@@ -15,13 +15,16 @@ from shim.compiler import process as compiler
 from shim.daemon.containers import artifacts as module
 from shim.daemon.containers.artifacts import Artifacts
 from shim.daemon.log import Logger
+from shim.engines import engines
 from shim.engines.base import ModuleError
 from shim.engines.cache import SHARED, Artifact, ArtifactCache, Refusal, key, tenant
 from shim.engines.snapshot import seal
+from shim.engines.text import assembled
 from shim.guest import control
 from tests.shim.daemon.patience import until
 
 OWNER = tenant("n/")
+WASM = assembled(b'(module (func (export "_start")))')
 
 
 class Place:
@@ -33,13 +36,13 @@ class Place:
         )
         self.directory = directory / "state" / "artifacts"
 
-    def make(self, number: int, wasm: bytes = b"\0asm") -> "asyncio.Task[Artifact | Refusal]":
+    def make(self, number: int, wasm: bytes = WASM) -> "asyncio.Task[Artifact | Refusal]":
         async def made() -> Artifact | Refusal:
             fd = os.memfd_create("module", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.write(fd, wasm)
             seal(fd)
             try:
-                request = control.Compile("test", key(bytes([number]) * 32, ""))
+                request = control.Compile("test", key(bytes([number]) * 32, ""), "_start")
                 return await self.artifacts.make(OWNER, request, fd)
             finally:
                 os.close(fd)
@@ -70,6 +73,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[bytes], bytes
     def be(compile: Callable[[bytes], bytes]) -> None:
         class Engine:
             name = "test"
+            version = "1"
+            host = engines()[0].host
 
         made: Any = Engine()
         made.compile = compile
@@ -91,7 +96,7 @@ async def test_an_artifact_belongs_to_who_asked(place: Place, engine: Any) -> No
     engine(double)
     made = await place.make(1)
     assert isinstance(made, Artifact)
-    assert made.read() == b"\0asm\0asm"
+    assert made.read() == WASM * 2
     assert os.fstat(made.fd).st_gid == OWNER
     made.close()
 
@@ -171,8 +176,8 @@ async def test_an_artifact_out_of_all_proportion_to_its_module(place: Place, eng
     engine(lambda wasm: bytes(33 << 20))
     refused = await place.make(1)
     assert isinstance(refused, Refusal)
-    assert "exceeded its limit of 33554688 bytes of artifact" in refused.reason
-    larger = await place.make(2, bytes(1 << 20))
+    assert f"its limit of {(32 << 20) + 64 * len(WASM)} bytes of artifact" in refused.reason
+    larger = await place.make(2, WASM + b"\0\x80\x80\x40" + bytes(1 << 20))
     assert isinstance(larger, Artifact)
     assert larger.length == 33 << 20
     larger.close()

@@ -122,7 +122,7 @@ REQUESTS: dict[str, Life] = {
         c, control.Keep(NEW), [file(NEW, write_artifact)]
     ),
     "Compile": lambda c: control.send(
-        c, control.Compile("wasmer", NEW), [file(NEW, write_artifact)]
+        c, control.Compile("wasmer", NEW, "_start"), [file(NEW, write_artifact)]
     ),
     "Touch": lambda c: control.send(c, control.Touch(CODE, verified=True)),
     "Native": lambda c: control.send(c, control.Native(), [os.open("/", os.O_PATH)]),
@@ -270,7 +270,7 @@ MALFORMED: dict[str, tuple[bytes, int, str]] = {
     "Keep of nothing": (KEEP, 0, "Keep with 0 descriptors"),
     "Keep of two": (KEEP, 2, "Keep with 2 descriptors"),
     "Compile of nothing": (
-        msgspec.msgpack.encode(control.Compile("wasmer", NEW)),
+        msgspec.msgpack.encode(control.Compile("wasmer", NEW, "_start")),
         0,
         "Compile with 0 descriptors",
     ),
