@@ -27,6 +27,7 @@ from shim.linux.cgroups.oom import OomWatch
 
 PARENT: Final = "/pywasm-compilers"
 
+_FOREMEN: Final = f"{PARENT}/foremen"
 _CONTROLLERS: Final = {"memory", "cpu", "pids"}
 _SHARES: Final = 512  # half of what one container has by default
 _TASKS: Final = 4096  # of all compilers; half of it for one owner's
@@ -87,6 +88,19 @@ class CompilerCgroup:
             with suppress(OSError):
                 os.rmdir(tree.mount + self._path)
                 os.rmdir(tree.mount + self._owners)  # unless it has others
+
+
+def enter_foremen() -> None:
+    """Move this process to where those are who wait for a compiler. Raises OSError.
+
+    Blocks, on cgroup v1 for one grace period of the kernel. Their cgroup stays until a sweep.
+    """
+    cgroup = Cgroup.for_path(_FOREMEN)
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):  # somebody who sweeps was faster
+            cgroup.create()
+            cgroup.attach()
+            return
 
 
 def remove() -> None:

@@ -27,6 +27,10 @@ class Logger:
         except OSError:
             self._fd = -1
 
+    def fileno(self) -> int:
+        """Its descriptor, for a process that keeps few others; -1 where nobody reads."""
+        return self._fd
+
     def debug(self, message: str, **fields: object) -> None:
         """What helps to follow the shim; only written under `-debug`."""
         if self._debug:
@@ -47,18 +51,18 @@ class Logger:
     def _write(self, level: str, message: str, fields: dict[str, object]) -> None:
         if self._fd < 0:
             return
+        now = _quote(timestamp(time.time_ns()))
         own = "".join(f" {name}={_quote(str(value))}" for name, value in fields.items())
-        line = (
-            f"time={_quote(_timestamp())} level={level} msg={_quote(message)}{self._fields}{own}\n"
-        )
+        line = f"time={now} level={level} msg={_quote(message)}{self._fields}{own}\n"
         try:
             os.write(self._fd, line.encode("utf-8", "backslashreplace"))
         except OSError:
             pass
 
 
-def _timestamp() -> str:
-    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+def timestamp(moment: int) -> str:
+    """Write a moment, in nanoseconds since the epoch, as the log does."""
+    seconds, nanoseconds = divmod(moment, 1_000_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanoseconds:09d}Z"
 
 

@@ -231,7 +231,8 @@ class ArtifactCache:
     ) -> None:
         """`touch` is for a process that may not change the cache: it has another one do it."""
         self._touch = touch or self.touch
-        self._directory = directory
+        self.directory = directory
+        """Its descriptor."""
         self._owner = owner
         self._max_total = max_total
         self._max_count = max_count
@@ -257,7 +258,7 @@ class ArtifactCache:
         name = key.hex()
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME
         try:
-            fd = os.open(name, flags, dir_fd=self._directory)
+            fd = os.open(name, flags, dir_fd=self.directory)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -287,7 +288,7 @@ class ArtifactCache:
         """
         self._check_room(size)
         flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
-        fd = os.open(".", flags, 0o600, dir_fd=self._directory)
+        fd = os.open(".", flags, 0o600, dir_fd=self.directory)
         name = f"{_DRAFT}{size}-{os.urandom(8).hex()}"
         try:
             # For as long as somebody has it open: who finds it unlocked may remove it.
@@ -401,13 +402,13 @@ class ArtifactCache:
         """Note that an artifact was used, and whether it was `verified` after it had settled."""
         name = key.hex()
         try:
-            found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            found = os.stat(name, dir_fd=self.directory, follow_symlinks=False)
             times = time.time_ns(), _VERIFIED_NS if verified else found.st_mtime_ns
-            os.utime(name, ns=times, dir_fd=self._directory, follow_symlinks=False)
+            os.utime(name, ns=times, dir_fd=self.directory, follow_symlinks=False)
             if stat.S_IMODE(found.st_mode) != _FILE_MODE:
-                os.chmod(name, _FILE_MODE, dir_fd=self._directory)
+                os.chmod(name, _FILE_MODE, dir_fd=self.directory)
             if (group := self._with_us(found.st_gid)) != found.st_gid:
-                os.chown(name, -1, group, dir_fd=self._directory, follow_symlinks=False)
+                os.chown(name, -1, group, dir_fd=self.directory, follow_symlinks=False)
         except OSError:
             pass  # on a read-only mount, say, or gone; the next one will do it
 
@@ -420,14 +421,14 @@ class ArtifactCache:
     def _owner_of(self, name: str) -> int:
         """Whose a file is to be that takes this name."""
         try:
-            found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            found = os.stat(name, dir_fd=self.directory, follow_symlinks=False)
         except FileNotFoundError:
             return self._owner
         return self._with_us(found.st_gid)
 
     def _discard(self, name: str, reason: str) -> None:
         try:
-            os.unlink(name, dir_fd=self._directory)
+            os.unlink(name, dir_fd=self.directory)
         except OSError:
             pass  # not ours to remove, or somebody else was faster
         self._report(f"artifact {name} discarded: {reason}")
@@ -444,28 +445,28 @@ class ArtifactCache:
                 # The same artifact, of somebody who was faster; or a refusal.
                 partial = _PARTIAL + os.urandom(8).hex()
                 self._link(fd, partial)
-                os.rename(partial, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                os.rename(partial, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.ENOENT, errno.EPERM):
                 raise
             self._copy(fd, name)  # no draft of ours
 
     def _link(self, fd: int, name: str) -> None:
-        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=self._directory, follow_symlinks=True)
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=self.directory, follow_symlinks=True)
 
     def _copy(self, source: int, name: str) -> None:
         partial = _PARTIAL + os.urandom(8).hex()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(partial, flags, 0o600, dir_fd=self._directory)
+        fd = os.open(partial, flags, 0o600, dir_fd=self.directory)
         try:
             offset = 0
             while count := os.sendfile(fd, source, offset, 1 << 30):
                 offset += count
             os.fchmod(fd, _FILE_MODE)
             os.fchown(fd, -1, os.fstat(source).st_gid)
-            os.rename(partial, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            os.rename(partial, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
         except BaseException:
-            os.unlink(partial, dir_fd=self._directory)
+            os.unlink(partial, dir_fd=self.directory)
             raise
         finally:
             os.close(fd)
@@ -501,7 +502,7 @@ class ArtifactCache:
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
         """Look through the files; what nobody will finish any more is removed on the way."""
-        with os.scandir(self._directory) as entries:
+        with os.scandir(self.directory) as entries:
             for entry in entries:
                 try:
                     status = entry.stat(follow_symlinks=False)
@@ -518,7 +519,7 @@ class ArtifactCache:
                     yield entry.name, status
 
     def _is_unlocked(self, name: str) -> bool:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -529,6 +530,6 @@ class ArtifactCache:
 
     def _remove(self, name: str) -> None:
         try:
-            os.unlink(name, dir_fd=self._directory)
+            os.unlink(name, dir_fd=self.directory)
         except FileNotFoundError:
             pass

@@ -87,6 +87,8 @@ class Place:
         """Remove what is left on purpose, and look for the rest."""
         try:
             self.containers.remove()
+            for foreman in self.find("pywasm-foreman"):  # who would go on for some time
+                os.kill(foreman, signal.SIGKILL)
             self.run()
             assert self.daemon.leftovers() == []
         finally:
@@ -137,7 +139,7 @@ class Life:
             eventually(lambda: self.place.find("pywasm-compiler"))
             (self.shim,) = self.place.find("pywasm-shim")
             children = Path(f"/proc/{self.shim}/task/{self.shim}/children").read_text().split()
-            (self.pid,) = {int(pid) for pid in children} - {*self.place.find("pywasm-compiler")}
+            (self.pid,) = {int(pid) for pid in children} - {*self.place.find("pywasm-foreman")}
 
     def _execute(self) -> None:
         process = AnyMessage(type_url=PROCESS_TYPE, value=b'{"args": ["/idle.wasm"], "cwd": "/"}')

@@ -1,27 +1,31 @@
-"""Compiled modules for this shim's guests: the cache's writer, and its compilers. Runs in: shim.
+"""Compiled modules for this shim's guests, and who makes them. Runs in: shim.
 
-Guests look into the cache themselves and ask here only for what it does not have.
+Guests look into the cache themselves and ask here only for what it does not have. A foreman has it
+made (`shim.compiler.foreman`), for all who want it.
 """
 
 import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Collection, Mapping
-from weakref import WeakValueDictionary
+from collections.abc import Collection, Iterator, Mapping
 
-from shim.compiler import process as compiler
-from shim.daemon.log import Logger
+from shim.compiler import claims
+from shim.compiler.foreman import Job
+from shim.daemon.log import Logger, timestamp
 from shim.engines import select
-from shim.engines.base import ModuleError
+from shim.engines.base import ModuleError, TryAgainError
 from shim.engines.cache import Artifact, ArtifactCache, Refusal, open_directory, tenant
 from shim.guest import control
 from shim.guest.annotations import Annotations, is_crio
 from shim.guest.origin import Origin
 from shim.linux.readonly import open_readonly
+from shim.linux.reaping import ended
 
-_AT_ONCE = 2
-"""Compilations of one shim. An engine takes all processors for one."""
+_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
+"""Seconds between two looks at what others are having compiled."""
+_LATE = 5
+"""Looks after which it is worth to be told of."""
 
 _TENANT, _CRIO_TENANT = "io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"
 """Annotations with the Kubernetes namespace, of containerd's CRI and of CRI-O."""
@@ -50,13 +54,15 @@ class Artifacts:
         self._directory = open_readonly(f"/proc/self/fd/{self._writable}", flags)
         self._namespace = namespace
         self._log = log
-        self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._state_directory = state_directory
+        self._compiling = -1
+        self._foremen: set[asyncio.Future[int]] = set()
 
     def close(self) -> None:
         """Close the cache."""
-        os.close(self._writable)
-        os.close(self._directory)
+        for fd in (self._writable, self._directory, self._compiling):
+            if fd >= 0:
+                os.close(fd)
 
     def origin(self, channel: socket.socket, owner: int, annotations: Annotations) -> Origin:
         """Return what a guest of `owner` takes along; `channel` is its end."""
@@ -78,20 +84,54 @@ class Artifacts:
         """Note that a guest has used an artifact, and `verified` it if it did."""
         self._cache(owner).touch(key, verified)
 
-    async def make(self, owner: int, request: control.Compile, module: int) -> Artifact | Refusal:
+    async def make(self, owner: int, request: control.Compile, module: int) -> Artifact:
         """Have the module in the sealed file `module` compiled, and keep the artifact.
 
-        The caller closes the artifact. Raises ModuleError where a limit of time or memory was in
-        the way, OSError if the machine has no room for a compiler.
+        Whoever is cancelled does not wait any more; the compilation goes on. The caller closes the
+        artifact. Raises ModuleError, TryAgainError as `Compilation.result`; OSError if the machine
+        has no room for a compiler.
         """
         kept = self._cache(owner)
-        # Of several guests that ask for one module at the same time, the first has it compiled.
-        async with self._locks.setdefault(request.key, asyncio.Lock()):
+        pauses = enumerate(_pauses())
+        while True:
+            claimed = claims.claim(self._claims(), request.key, owner)
+            # After that: if nobody makes it any more, it may be there now.
             known = kept.load(request.key)
-            if known is None:
-                async with self._slots:
-                    known = await self._compile(owner, kept, request, module)
-        return known if isinstance(known, Refusal) else self._readonly(known)
+            if known is not None:
+                _give_back(claimed)
+                if isinstance(known, Refusal):
+                    raise ModuleError(known.reason)
+                return self._readonly(known)
+            if isinstance(claimed, claims.Claim):
+                return await self._compile(owner, kept, request, module, claimed)
+            if claimed is not None:
+                await self._join(request, claimed)
+                continue
+            number, pause = next(pauses)
+            if number == _LATE:
+                self._log.info("waits to be compiled, behind others", artifact=request.key.hex())
+            await asyncio.sleep(pause)
+
+    def _claims(self) -> int:
+        """Return the directory of what is being compiled, which few shims need."""
+        if self._compiling < 0:
+            self._compiling = open_directory(os.path.join(self._state_directory, "compiling"))
+        return self._compiling
+
+    async def _join(self, request: control.Compile, running: claims.Running) -> None:
+        """Wait until somebody else's compilation is over. Raises ModuleError if it came to that."""
+        since = timestamp(running.since)
+        self._log.info("is being compiled already", artifact=request.key.hex(), since=since)
+        try:
+            for pause in _pauses():
+                if running.is_over():
+                    break
+                await asyncio.sleep(pause)
+            verdict = running.verdict()
+        finally:
+            running.close()
+        if verdict is not None:
+            raise _error(verdict)
 
     def _readonly(self, artifact: Artifact) -> Artifact:
         """Open an artifact of the cache again, as guests get it."""
@@ -112,58 +152,66 @@ class Artifacts:
             self._log.warning("not kept", artifact=key.hex(), error=error)
 
     async def _compile(
-        self, owner: int, kept: ArtifactCache, request: control.Compile, module: int
-    ) -> Artifact | Refusal:
-        engine = select(request.engine)
-        limits = compiler.Limits().for_size(os.fstat(module).st_size)
-        with contextlib.ExitStack() as drafts:
-            outputs = [os.memfd_create("artifact", os.MFD_CLOEXEC)]
-            try:
-                outputs.insert(0, drafts.enter_context(kept.draft(limits.artifact)))
-            except OSError as error:
-                self._log.warning("no room for an artifact on disk", error=error)
-            compilation = compiler.start(
-                engine,
-                request.key,
-                module,
-                outputs,
-                owner=owner,
-                function=request.function,
-                memory_pages=request.memory_pages,
-                checked=request.checked or engine.name not in self._unsafe_engines,
+        self,
+        owner: int,
+        kept: ArtifactCache,
+        request: control.Compile,
+        module: int,
+        claim: claims.Claim,
+    ) -> Artifact:
+        """Have a foreman see to it, and wait for what he says."""
+        ours, theirs = control.pair()
+        with ours:
+            with theirs, contextlib.closing(claim), contextlib.ExitStack() as failed:
+                failed.callback(claim.settle)
+                engine = select(request.engine)
+                checked = request.checked or engine.name not in self._unsafe_engines
+                job = Job(
+                    engine, request, module, owner, kept, claim, checked=checked, log=self._log
+                )
+                foreman = job.start(theirs)
+                failed.pop_all()
+            self._log.info(
+                "compiling",
+                artifact=request.key.hex(),
+                engine=engine.name,
+                bytes=os.fstat(module).st_size,
+                foreman=foreman.pid,
             )
-            self._log.debug(
-                "compiling", artifact=request.key.hex(), engine=engine.name, pid=compilation.pid
-            )
-            await self._ended(compilation)
-            try:
-                return kept.store(request.key, compilation.result())
-            except compiler.Refused as refused:
-                kept.refuse(request.key, str(refused))
-                return Refusal(str(refused))
+            reaping = asyncio.ensure_future(ended(foreman))
+            self._foremen.add(reaping)
+            reaping.add_done_callback(self._foremen.discard)
+            # Not cancelled with who waits: then he would be ended.
+            await asyncio.wait([reaping])
+            return self._answer(ours)
 
-    async def _ended(self, compilation: compiler.Compilation) -> None:
-        """Wait for the end, and bring it about when it is time, or if nobody wants it any more."""
-        loop = asyncio.get_running_loop()
-        over: asyncio.Future[None] = loop.create_future()
-
-        def end() -> None:
-            timer.cancel()
-            loop.remove_reader(compilation.pidfd)
-            over.set_result(None)
-
-        loop.add_reader(compilation.pidfd, end)
-        # Here and not in the compiler, which may be broken, or stopped.
-        timer = loop.call_later(compilation.time, compilation.expire)
+    def _answer(self, channel: socket.socket) -> Artifact:
+        """Return what a foreman has said. Raises ModuleError, OSError."""
         try:
-            await asyncio.shield(over)
-        except asyncio.CancelledError:
-            over.add_done_callback(lambda _: _discard(compilation))
-            compilation.kill()
-            await asyncio.shield(over)
-            raise
+            said, fds = control.receive(channel)
+        except EOFError:
+            raise TryAgainError("the compilation was ended from outside") from None
+        if isinstance(said, control.Compiled):
+            return self._readonly(Artifact(fds[0], said.length, said.name))
+        if isinstance(said, control.Failed):
+            raise OSError(said.number, said.reason)
+        assert isinstance(said, control.Refused)
+        raise _error(said)
 
 
-def _discard(compilation: compiler.Compilation) -> None:
-    with contextlib.suppress(ModuleError, OSError):
-        os.close(compilation.result())
+def _pauses() -> Iterator[float]:
+    pause = _PAUSE
+    while True:
+        yield pause
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _error(verdict: control.Refused) -> ModuleError:
+    return (TryAgainError if verdict.again else ModuleError)(verdict.reason)
+
+
+def _give_back(claimed: claims.Claim | claims.Running | None) -> None:
+    if isinstance(claimed, claims.Claim):
+        claimed.settle()
+    if claimed is not None:
+        claimed.close()

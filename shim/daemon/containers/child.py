@@ -17,7 +17,6 @@ from shim.daemon.containers.artifacts import Artifacts
 from shim.daemon.containers.process import Process, ProcessError
 from shim.daemon.log import Logger
 from shim.engines.base import ModuleError, TryAgainError
-from shim.engines.cache import Refusal
 from shim.guest import control
 from shim.linux import clone
 
@@ -130,7 +129,7 @@ class Child(Process):
 
     async def _compile(self, request: control.Compile, module: int) -> None:
         making = asyncio.ensure_future(self.artifacts.make(self.owner, request, module))
-        # containerd gives up on a Create by having the guest killed: nobody wants the artifact.
+        # containerd gives up on a Create by having the guest killed: nobody waits any more.
         self.exited.add_done_callback(lambda _: making.cancel())
         try:
             made = await making
@@ -140,11 +139,8 @@ class Child(Process):
         except ModuleError as error:
             self._tell(control.Refused(str(error), isinstance(error, TryAgainError)))
         else:
-            if isinstance(made, Refusal):
-                self._tell(control.Refused(made.reason))
-            else:
-                self._tell(control.Compiled(made.length, made.name), [made.fd])
-                made.close()
+            self._tell(control.Compiled(made.length, made.name), [made.fd])
+            made.close()
         finally:
             os.close(module)
 

@@ -4,20 +4,21 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from resource import struct_rusage
 from typing import Any
 
 import pytest
 
+from shim.compiler import claims
 from shim.compiler import process as compiler
+from shim.compiler.cgroup import PARENT
 from shim.daemon.containers import artifacts as module
 from shim.daemon.containers.artifacts import Artifacts
 from shim.daemon.log import Logger
 from shim.engines import engines
-from shim.engines.base import ModuleError
-from shim.engines.cache import SHARED, Artifact, ArtifactCache, Refusal, key, tenant
+from shim.engines.base import ModuleError, TryAgainError
+from shim.engines.cache import SHARED, Artifact, ArtifactCache, key, tenant
 from shim.engines.snapshot import seal
 from shim.engines.text import assembled
 from shim.guest import control
@@ -31,41 +32,79 @@ class Place:
     """A cache, and an engine whose compiler is a function."""
 
     def __init__(self, directory: Path) -> None:
-        self.artifacts = Artifacts(
-            str(directory / "state"), "n", "", Logger(str(directory), debug=False)
+        os.mkfifo(directory / "log")
+        self.log = os.open(directory / "log", os.O_RDONLY | os.O_NONBLOCK)
+        # Two shims, as far as it concerns them: what they have in common is in that directory.
+        self.artifacts, self.others = (
+            Artifacts(str(directory / "state"), "n", "", Logger(str(directory), debug=False))
+            for _ in range(2)
         )
         self.directory = directory / "state" / "artifacts"
+        self.claims = directory / "state" / "compiling"
 
-    def make(self, number: int, wasm: bytes = WASM) -> "asyncio.Task[Artifact | Refusal]":
-        async def made() -> Artifact | Refusal:
+    def make(
+        self,
+        number: int,
+        wasm: bytes = WASM,
+        *,
+        by: Artifacts | None = None,
+        owner: int = OWNER,
+        function: str = "_start",
+    ) -> "asyncio.Task[Artifact]":
+        async def made() -> Artifact:
             fd = os.memfd_create("module", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.write(fd, wasm)
             seal(fd)
             try:
-                request = control.Compile("test", key(bytes([number]) * 32, ""), "_start")
-                return await self.artifacts.make(OWNER, request, fd)
+                request = control.Compile("test", key_of(number), function)
+                return await (by or self.artifacts).make(owner, request, fd)
             finally:
                 os.close(fd)
 
         return asyncio.ensure_future(made())
 
+    def kept(self, number: int) -> bool:
+        return (self.directory / key_of(number).hex()).exists()
+
+    def logged(self) -> str:
+        return os.read(self.log, 1 << 16).decode()
+
+
+def key_of(number: int) -> bytes:
+    return key(bytes([number]) * 32, "")
+
+
+def children(name: str, of: int) -> list[int]:
+    """The children of a process that are called so."""
+    try:
+        found = Path(f"/proc/{of}/task/{of}/children").read_text().split()
+        return [int(pid) for pid in found if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n"]
+    except FileNotFoundError:  # one has ended meanwhile
+        return children(name, of) if Path(f"/proc/{of}").exists() else []
+
+
+def foremen() -> list[int]:
+    return children("pywasm-foreman", os.getpid())
+
 
 def compilers() -> list[int]:
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [
-        int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "pywasm-compiler\n"
-    ]
+    return [pid for foreman in foremen() for pid in children("pywasm-compiler", foreman)]
 
 
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     made = Place(tmp_path)
+    for shim in (made.artifacts, made.others):
+        shim._claims()
     before = sorted(os.listdir("/proc/self/fd"))
     yield made
-    assert compilers() == []
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    await until(lambda: not foremen())
+    await until(lambda: sorted(os.listdir("/proc/self/fd")) == before)
     assert [name for name in os.listdir(made.directory) if name.startswith(".")] == []
-    made.artifacts.close()
+    assert os.listdir(made.claims) == []
+    for shim in (made.artifacts, made.others):
+        shim.close()
+    os.close(made.log)
 
 
 @pytest.fixture
@@ -88,6 +127,11 @@ def sleep(wasm: bytes) -> bytes:
     return wasm
 
 
+def slowly(wasm: bytes) -> bytes:
+    time.sleep(0.5)
+    return wasm * 2
+
+
 def double(wasm: bytes) -> bytes:
     return wasm * 2
 
@@ -95,7 +139,6 @@ def double(wasm: bytes) -> bytes:
 async def test_an_artifact_belongs_to_who_asked(place: Place, engine: Any) -> None:
     engine(double)
     made = await place.make(1)
-    assert isinstance(made, Artifact)
     assert made.read() == WASM * 2
     assert os.fstat(made.fd).st_gid == OWNER
     made.close()
@@ -135,50 +178,160 @@ async def test_the_time_is_the_shims_to_limit(
         await making
 
 
-async def test_no_more_than_some_at_a_time(place: Place, engine: Any) -> None:
-    engine(sleep)
-    making = [place.make(number) for number in range(6)]
-    await until(lambda: len(compilers()) == 2)
-    for _ in range(50):
-        await asyncio.sleep(0.002)
-        assert len(compilers()) <= 2
-    drafts = [name for name in os.listdir(place.directory) if name.startswith(".draft-")]
-    assert len(drafts) == 2
+async def end_all(making: Sequence["asyncio.Task[Artifact]"]) -> None:
+    """End the compilations that have begun, and wait for nothing else."""
     for each in making:
         each.cancel()
     results = await asyncio.gather(*making, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
+    for pid in compilers():
+        os.kill(pid, signal.SIGKILL)
 
 
-async def test_who_gives_up_does_not_stop_the_loop(
+async def test_no_more_than_some_at_a_time(
     place: Place, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A killed compiler is reaped when it has ended; that takes as long as the kernel takes."""
+    """Whoever asks for them, of one tenant and in all; and whether they still wait or not."""
+    monkeypatch.setattr(claims, "OF_ONE", 2)
+    monkeypatch.setattr(claims, "AT_ONCE", 3)
     engine(sleep)
-    making = asyncio.ensure_future(place.make(1))
+    making = [place.make(number, by=place.others) for number in range(6)]
+    await until(lambda: len(compilers()) == 2)
+    for each in making:
+        each.cancel()
+    making += [place.make(number) for number in range(6, 9)]
+    await asyncio.sleep(0.1)
+    assert len(foremen()) == 2
+    making += [place.make(number, owner=OWNER + number) for number in range(9, 12)]
+    await until(lambda: len(compilers()) == 3)
+    for _ in range(50):
+        await asyncio.sleep(0.01)
+        assert len(foremen()) == len(os.listdir(place.claims)) == 3
+    drafts = [name for name in os.listdir(place.directory) if name.startswith(".draft-")]
+    assert len(drafts) == 3
+    assert "waits to be compiled, behind others" in place.logged()
+    await end_all(making)
+
+
+async def test_who_waited_is_next(
+    place: Place, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "OF_ONE", 1)
+    engine(double)
+    for made in await asyncio.gather(*(place.make(number) for number in range(5))):
+        made.close()
+
+
+async def test_who_gives_up_stops_nothing(place: Place, engine: Any) -> None:
+    engine(slowly)
+    making = place.make(1)
     await until(lambda: len(compilers()) == 1)
-    blocking = []
-    really_wait4 = os.wait4
-
-    def wait4(pid: int, options: int) -> tuple[int, int, struct_rusage]:
-        blocking.append(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None)
-        return really_wait4(pid, options)
-
-    monkeypatch.setattr(os, "wait4", wait4)
+    (foreman,) = foremen()
     making.cancel()
     with pytest.raises(asyncio.CancelledError):
         await making
-    assert blocking == [False]
-    assert compilers() == []
+    await until(lambda: place.kept(1))
+    await until(lambda: not Path(f"/proc/{foreman}").exists())
+    said = place.logged()
+    assert f"msg=compiling artifact={key_of(1).hex()} engine=test bytes={len(WASM)}" in said
+    assert f"msg=compiled artifact={key_of(1).hex()}" in said
+
+
+async def test_a_foreman_has_nothing_of_its_shims(place: Place, engine: Any) -> None:
+    """But the module, the cache, the claim, and who to tell."""
+    engine(sleep)
+    making = place.make(1)
+    await until(lambda: len(compilers()) == 1)
+    (foreman,) = foremen()
+    fds = Path(f"/proc/{foreman}/fd")
+    files = {os.readlink(fd) for fd in fds.iterdir() if int(fd.name) > 2}
+    kinds = {file.partition(":")[0].partition(" ")[0] for file in files}
+    own = {str(path) for path in (place.directory, place.claims, place.claims / key_of(1).hex())}
+    draft = {kind for kind in kinds if "/.draft-" in kind or "/#" in kind}
+    assert len(draft) == 1
+    cgroups = {kind for kind in kinds if kind.startswith("/sys/fs/cgroup/")}
+    log = str(place.directory.parent.parent / "log")
+    sockets_and_pidfds = {"socket", "anon_inode"}
+    memory = {"/memfd"}
+    assert kinds - draft - cgroups == own | {log} | sockets_and_pidfds | memory
+    where = {line.split(":")[2] for line in Path(f"/proc/{foreman}/cgroup").read_text().split()}
+    assert f"{PARENT}/foremen" in where
+    assert os.getsid(foreman) == foreman
+    assert Path(f"/proc/{foreman}/cmdline").exists()
+    await end_all([making])
+
+
+async def test_two_shims_that_want_the_same(place: Place, engine: Any) -> None:
+    engine(slowly)
+    making = [place.make(1), place.make(1), place.make(1, by=place.others)]
+    await until(lambda: len(compilers()) == 1)
+    late = place.make(1, by=place.others, owner=OWNER + 1)
+    most = 0
+    while not place.kept(1):
+        most = max(most, len(foremen()))
+        await asyncio.sleep(0.005)
+    assert most == 1
+    for made in await asyncio.gather(*making, late):
+        assert made.read() == WASM * 2
+        made.close()
+    assert place.logged().count("is being compiled already") == 3
+
+
+async def test_who_wants_the_same_hears_why_there_is_nothing(place: Place, engine: Any) -> None:
+    engine(sleep)
+    making = [place.make(1), place.make(1, by=place.others)]
+    await until(lambda: len(compilers()) == 1)
+    os.kill(compilers()[0], signal.SIGKILL)
+    for each in making:
+        with pytest.raises(TryAgainError, match=r"^the compiler failed \(signal 9\)$"):
+            await each
+
+
+async def test_where_a_foreman_is_killed_the_next_one_does_it(place: Place, engine: Any) -> None:
+    engine(slowly)
+    first = place.make(1)
+    await until(lambda: len(compilers()) == 1)
+    (foreman,), (compiler_,) = foremen(), compilers()
+    second = place.make(1, by=place.others)
+    os.kill(foreman, signal.SIGKILL)
+    with pytest.raises(TryAgainError, match="ended from outside"):
+        await first
+    (await second).close()
+    await until(lambda: not Path(f"/proc/{compiler_}").exists())
+
+
+async def test_what_is_wrong_with_one_function_is_of_no_concern_to_others(
+    place: Place, engine: Any
+) -> None:
+    engine(slowly)
+    wrong, right = place.make(1, function="none"), place.make(1, by=place.others)
+    with pytest.raises(ModuleError, match="exports no function `none`"):
+        await wrong
+    (await right).close()
+
+
+async def test_what_an_engine_refuses_is_kept(place: Place, engine: Any) -> None:
+    def refuse(wasm: bytes) -> bytes:
+        raise ModuleError("no such thing")
+
+    engine(refuse)
+    for shim in (place.artifacts, place.others):
+        with pytest.raises(ModuleError, match=r"^no such thing$"):
+            await place.make(1, by=shim)
+    assert place.logged().count("msg=compiling") == 1
+
+
+async def test_an_engine_that_is_not_there_leaves_no_claim(place: Place) -> None:
+    with pytest.raises(ModuleError, match="no engine 'test' here"):
+        await place.make(1)
 
 
 async def test_an_artifact_out_of_all_proportion_to_its_module(place: Place, engine: Any) -> None:
     engine(lambda wasm: bytes(33 << 20))
-    refused = await place.make(1)
-    assert isinstance(refused, Refusal)
-    assert f"its limit of {(32 << 20) + 64 * len(WASM)} bytes of artifact" in refused.reason
+    limit = (32 << 20) + 64 * len(WASM)
+    with pytest.raises(ModuleError, match=f"its limit of {limit} bytes of artifact"):
+        await place.make(1)
     larger = await place.make(2, WASM + b"\0\x80\x80\x40" + bytes(1 << 20))
-    assert isinstance(larger, Artifact)
     assert larger.length == 33 << 20
     larger.close()
 
@@ -193,7 +346,6 @@ async def test_where_there_is_no_room_for_a_draft_it_is_made_in_memory(
         lambda *args, **more: ArtifactCache(*args, **more, max_total=1 << 20),
     )
     made = await place.make(1)
-    assert isinstance(made, Artifact)
     assert made.name in os.listdir(place.directory)
     assert os.fstat(made.fd).st_gid == OWNER
     made.close()
