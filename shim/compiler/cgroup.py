@@ -93,7 +93,7 @@ class CompilerCgroup:
 def enter_foremen() -> None:
     """Move this process to where those are who wait for a compiler. Raises OSError.
 
-    Blocks, on cgroup v1 for one grace period of the kernel. Their cgroup stays until a sweep.
+    Blocks, on cgroup v1 for one grace period of the kernel. Their cgroup may stay when they go.
     """
     cgroup = Cgroup.for_path(_FOREMEN)
     for _ in range(_TRIES):

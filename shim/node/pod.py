@@ -106,7 +106,7 @@ def remove_unused(root: str, keep: str) -> list[str]:
             path = f"{directory}/{name}"
             if path == keep or processes.of(path, processes.SHIM):
                 continue
-            processes.end_zygotes(path)
+            processes.end_helpers(path)
             shutil.rmtree(root + path)
             removed.append(path)
     return removed

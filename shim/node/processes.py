@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 SHIM = "pywasm-shim"
 ZYGOTE = "pywasm-zygote"
+FOREMAN = "pywasm-foreman"
 
 
 def named(name: str) -> Iterator[int]:
@@ -47,10 +48,9 @@ def started(pid: int) -> float:
     return time.time() - since_boot
 
 
-def end_zygotes(directory: str) -> int:
-    """End the zygotes of the installations below `directory`; return how many there were."""
-    pids = of(directory, ZYGOTE)
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    return len(pids)
+def end_helpers(directory: str) -> None:
+    """End what installations below `directory` have besides shims: zygotes, and foremen."""
+    for name in (ZYGOTE, FOREMAN):
+        for pid in of(directory, name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)

@@ -121,7 +121,7 @@ def unregister(node: Node, say: Callable[[str], None]) -> None:
     else:
         say(f"{node.config}: nothing of pywasm in it")
     _unlink(node, SHIM, say)
-    processes.end_zygotes(installation())
+    processes.end_helpers(installation())
 
 
 def register_crio(
@@ -154,7 +154,7 @@ def unregister_crio(node: Node, say: Callable[[str], None]) -> None:
         say(f"{crio.DROP_IN}: removed")
         _restart(node, say)
     _unlink(node, crio.SHIM, say)
-    processes.end_zygotes(installation())
+    processes.end_helpers(installation())
 
 
 def preview(node: Node, runtime: Runtime) -> str:

@@ -205,6 +205,16 @@ def test_of_a_guest(place: Place, moment: str) -> None:
     life.finish()
 
 
+def test_of_a_compiler(place: Place) -> None:
+    """Under whichever engine: to try again is of use, and containerd says so."""
+    life = place.live("compiling")
+    while not life.creating.done():
+        for pid in place.find("pywasm-compiler"):
+            os.kill(pid, signal.SIGKILL)
+    assert "the compiler failed (signal 9)" in life.create_failed()
+    assert life.creating.code() == grpc.StatusCode.UNAVAILABLE
+
+
 def test_of_an_exec(place: Place) -> None:
     life = place.live("exec")
     os.kill(life.exec_pid, signal.SIGKILL)
