@@ -2,11 +2,11 @@
 
 Runs in: shim, and foreman (`shim.compiler.foreman`).
 
-In a directory beside the cache there is one file for each compilation, with the name of the
-artifact. Its foreman holds a lock on it (flock(2)), which ends with that process whatever becomes
-of it; the file's group says whose the compilation is, as in the cache. A file that is not locked is
-nobody's. What came of a compilation without an artifact is written to the file before it goes, for
-those who have it open: others who want the same.
+In one directory there is a file for each compilation, with the name of the artifact. Its foreman
+holds a lock on it (flock(2)), which ends with that process whatever becomes of it; the file's group
+says whose the compilation is, as in the cache. A file that is not locked is nobody's. Why there
+will be no artifact is written to the file before it goes, for those who have it open: others who
+want the same.
 """
 
 from __future__ import annotations

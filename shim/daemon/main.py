@@ -90,6 +90,7 @@ def _start(
         engine = runtime.engine or settings.engine
         artifacts = Artifacts(
             invocation.state_directory,
+            run_directory,
             invocation.namespace,
             engine,
             log,

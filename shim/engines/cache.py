@@ -192,7 +192,9 @@ def open_directory(path: str) -> int:
             try:
                 below = os.open(name, flags, dir_fd=fd)
             except OSError as error:
-                raise OSError(error.errno, "not a plain directory", here) from None
+                plain = error.errno not in (errno.ELOOP, errno.ENOTDIR)
+                what = error.strerror if plain else "not a plain directory"
+                raise OSError(error.errno, what, here) from None
             os.close(fd)
             fd = below
             status = os.fstat(fd)

@@ -172,7 +172,7 @@ def _rehearse_shim(directory: str) -> None:
     address.write_answer(invocation, claim.address)
     log = Logger(directory, debug=False, id=invocation.id, pid=os.getpid())
     engine = config.read(invocation.config).engine
-    artifacts = Artifacts(invocation.state_directory, invocation.namespace, engine, log)
+    artifacts = Artifacts(invocation.state_directory, ".", invocation.namespace, engine, log)
     early = None
     with contextlib.suppress(GuestError, SpecError):
         early = Guest(invocation.id, invocation.bundle, outline, artifacts, log)

@@ -87,8 +87,8 @@ class Place:
         """Remove what is left on purpose, and look for the rest."""
         try:
             self.containers.remove()
-            for foreman in self.find("pywasm-foreman"):  # who would go on for some time
-                os.kill(foreman, signal.SIGKILL)
+            for compiler in self.find("pywasm-compiler"):  # which would go on for some time
+                os.kill(compiler, signal.SIGKILL)
             self.run()
             assert self.daemon.leftovers() == []
         finally:

@@ -32,11 +32,15 @@ _TENANT, _CRIO_TENANT = "io.kubernetes.cri.sandbox-namespace", "io.kubernetes.po
 
 
 class Artifacts:
-    """The artifact cache below a state directory, for containers of one containerd namespace."""
+    """The artifact cache below a state directory, for containers of one containerd namespace.
+
+    What is being compiled stands in the run directory, to which shims can always write.
+    """
 
     def __init__(
         self,
         state_directory: str,
+        run_directory: str,
         namespace: str,
         preferred_engine: str,
         log: Logger,
@@ -54,15 +58,13 @@ class Artifacts:
         self._directory = open_readonly(f"/proc/self/fd/{self._writable}", flags)
         self._namespace = namespace
         self._log = log
-        self._state_directory = state_directory
-        self._compiling = -1
+        self._claims = os.path.join(run_directory, "compiling")
         self._foremen: set[asyncio.Future[int]] = set()
 
     def close(self) -> None:
         """Close the cache."""
-        for fd in (self._writable, self._directory, self._compiling):
-            if fd >= 0:
-                os.close(fd)
+        os.close(self._writable)
+        os.close(self._directory)
 
     def origin(self, channel: socket.socket, owner: int, annotations: Annotations) -> Origin:
         """Return what a guest of `owner` takes along; `channel` is its end."""
@@ -92,31 +94,31 @@ class Artifacts:
         has no room for a compiler.
         """
         kept = self._cache(owner)
-        pauses = enumerate(_pauses())
-        while True:
-            claimed = claims.claim(self._claims(), request.key, owner)
-            # After that: if nobody makes it any more, it may be there now.
-            known = kept.load(request.key)
-            if known is not None:
-                _give_back(claimed)
-                if isinstance(known, Refusal):
-                    raise ModuleError(known.reason)
-                return self._readonly(known)
-            if isinstance(claimed, claims.Claim):
-                return await self._compile(owner, kept, request, module, claimed)
-            if claimed is not None:
-                await self._join(request, claimed)
-                continue
-            number, pause = next(pauses)
-            if number == _LATE:
-                self._log.info("waits to be compiled, behind others", artifact=request.key.hex())
-            await asyncio.sleep(pause)
-
-    def _claims(self) -> int:
-        """Return the directory of what is being compiled, which few shims need."""
-        if self._compiling < 0:
-            self._compiling = open_directory(os.path.join(self._state_directory, "compiling"))
-        return self._compiling
+        directory = open_directory(self._claims)
+        try:
+            pauses = enumerate(_pauses())
+            while True:
+                claimed = claims.claim(directory, request.key, owner)
+                # After that: if nobody makes it any more, it may be there now.
+                known = kept.load(request.key)
+                if known is not None:
+                    _give_back(claimed)
+                    if isinstance(known, Refusal):
+                        raise ModuleError(known.reason)
+                    return self._readonly(known)
+                if isinstance(claimed, claims.Claim):
+                    return await self._compile(owner, kept, request, module, claimed)
+                if claimed is not None:
+                    await self._join(request, claimed)
+                    continue
+                number, pause = next(pauses)
+                if number == _LATE:
+                    self._log.info(
+                        "waits to be compiled, behind others", artifact=request.key.hex()
+                    )
+                await asyncio.sleep(pause)
+        finally:
+            os.close(directory)
 
     async def _join(self, request: control.Compile, running: claims.Running) -> None:
         """Wait until somebody else's compilation is over. Raises ModuleError if it came to that."""
@@ -160,27 +162,27 @@ class Artifacts:
         claim: claims.Claim,
     ) -> Artifact:
         """Have a foreman see to it, and wait for what he says."""
-        ours, theirs = control.pair()
-        with ours:
-            with theirs, contextlib.closing(claim), contextlib.ExitStack() as failed:
-                failed.callback(claim.settle)
-                engine = select(request.engine)
-                checked = request.checked or engine.name not in self._unsafe_engines
-                job = Job(
-                    engine, request, module, owner, kept, claim, checked=checked, log=self._log
-                )
+        with contextlib.closing(claim), contextlib.ExitStack() as failed:
+            failed.callback(claim.settle)
+            engine = select(request.engine)
+            checked = request.checked or engine.name not in self._unsafe_engines
+            job = Job(engine, request, module, owner, kept, claim, checked=checked, log=self._log)
+            ours, theirs = control.pair()
+            failed.callback(ours.close)
+            with theirs:
                 foreman = job.start(theirs)
-                failed.pop_all()
-            self._log.info(
-                "compiling",
-                artifact=request.key.hex(),
-                engine=engine.name,
-                bytes=os.fstat(module).st_size,
-                foreman=foreman.pid,
-            )
-            reaping = asyncio.ensure_future(ended(foreman))
-            self._foremen.add(reaping)
-            reaping.add_done_callback(self._foremen.discard)
+            failed.pop_all()
+        self._log.info(
+            "compiling",
+            artifact=request.key.hex(),
+            engine=engine.name,
+            bytes=os.fstat(module).st_size,
+            foreman=foreman.pid,
+        )
+        reaping = asyncio.ensure_future(ended(foreman))
+        self._foremen.add(reaping)
+        reaping.add_done_callback(self._foremen.discard)
+        with ours:
             # Not cancelled with who waits: then he would be ended.
             await asyncio.wait([reaping])
             return self._answer(ours)

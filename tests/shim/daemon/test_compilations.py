@@ -73,9 +73,9 @@ async def nothing_is_left(shim: Shim, foreman: int) -> None:
     await until(lambda: not Path(f"/proc/{foreman}").exists())
     assert named(shim, "pywasm-compiler") == []
     assert cgroups_of(foreman) == set()
-    state = shim.directory / "state"
-    assert os.listdir(state / "compiling") == []
-    assert [name for name in os.listdir(state / "artifacts") if name.startswith(".")] == []
+    assert os.listdir(shim.directory / "run" / "compiling") == []
+    kept = os.listdir(shim.directory / "state" / "artifacts")
+    assert [name for name in kept if name.startswith(".")] == []
 
 
 async def test_it_goes_on_without_its_shim_and_the_next_one_waits_for_it(shim: Shim) -> None:

@@ -130,7 +130,9 @@ class Shim:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._log = Logger(str(directory), debug=False)
-        self._artifacts = Artifacts(str(directory / "state"), "n", "", self._log)
+        self._artifacts = Artifacts(
+            str(directory / "state"), str(directory / "run"), "n", "", self._log
+        )
 
     async def create(self, id: str, program: Callable[[], object]) -> tuple[Guest, int]:
         """Make the guest of a bundle, ready to run `program`; and the pipe of its output."""

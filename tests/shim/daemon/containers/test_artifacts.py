@@ -36,11 +36,17 @@ class Place:
         self.log = os.open(directory / "log", os.O_RDONLY | os.O_NONBLOCK)
         # Two shims, as far as it concerns them: what they have in common is in that directory.
         self.artifacts, self.others = (
-            Artifacts(str(directory / "state"), "n", "", Logger(str(directory), debug=False))
+            Artifacts(
+                str(directory / "state"),
+                str(directory / "run"),
+                "n",
+                "",
+                Logger(str(directory), debug=False),
+            )
             for _ in range(2)
         )
         self.directory = directory / "state" / "artifacts"
-        self.claims = directory / "state" / "compiling"
+        self.claims = directory / "run" / "compiling"
 
     def make(
         self,
@@ -94,8 +100,6 @@ def compilers() -> list[int]:
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     made = Place(tmp_path)
-    for shim in (made.artifacts, made.others):
-        shim._claims()
     before = sorted(os.listdir("/proc/self/fd"))
     yield made
     await until(lambda: not foremen())
@@ -146,7 +150,9 @@ async def test_an_artifact_belongs_to_who_asked(place: Place, engine: Any) -> No
 
 def test_tenants(tmp_path: Path) -> None:
     log = Logger(str(tmp_path), debug=False)
-    k8s, other = (Artifacts(str(tmp_path / "state"), name, "", log) for name in ("k8s.io", "n"))
+    k8s, other = (
+        Artifacts(str(tmp_path / "state"), str(tmp_path), name, "", log) for name in ("k8s.io", "n")
+    )
     containerd = {"io.kubernetes.cri.sandbox-namespace": "default"}
     crio = {
         "io.kubernetes.cri-o.ContainerType": "container",

@@ -35,7 +35,9 @@ class Place:
         os.mkfifo(directory / "log")
         self.log_file = os.open(directory / "log", os.O_RDONLY | os.O_NONBLOCK)
         self.log = Logger(str(directory), debug=False)
-        self.artifacts = Artifacts(str(directory / "state"), "n", "", self.log)
+        self.artifacts = Artifacts(
+            str(directory / "state"), str(directory / "run"), "n", "", self.log
+        )
         self.cache = directory / "state" / "artifacts"
 
     def close(self) -> None:
