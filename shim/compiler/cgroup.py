@@ -1,6 +1,6 @@
 """Cgroups for compilers: their own, so that no container and no shim pays for them.
 
-Runs in: shim; a compiler of cgroup v1 enters it by itself.
+Runs in: foreman; a compiler of cgroup v1 enters its own by itself.
 
 Each compilation has one below one for its owner's, and those are below one for the whole node:
 together they take no more than half of the memory, and step back where containers want the

@@ -8,8 +8,9 @@ little to do with the module: it starts the compiler, waits, writes to the cache
 that is still there, and ends. It ends the compiler when its time is up, and when it ends itself the
 kernel ends the compiler.
 
-While the compiler works it moves to a cgroup below that of all compilers (`shim.compiler.cgroup`):
-a shim may live in its pod's, and who is left there when the pod goes is killed.
+If that takes more than a moment it moves to a cgroup below that of all compilers
+(`shim.compiler.cgroup`): a shim may live in its pod's, and who is left there when the pod goes is
+killed. A small module would only be kept waiting by the move.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from shim.linux import clone, files
 from shim.linux.title import set_title
 
 TITLE: Final = "pywasm-foreman"
+_MOMENT: Final = 500  # milliseconds
 
 
 class Job:
@@ -119,11 +121,12 @@ class Job:
                 memory_pages=request.memory_pages,
                 checked=self._checked,
             )
-            with suppress(OSError):  # where there are none, or none that we may make
-                cgroup.enter_foremen()
             ended = select.poll()
             ended.register(compilation.pidfd, select.POLLIN)
-            # Here and not in the compiler, which may be broken, or stopped.
-            if not ended.poll(compilation.time * 1000):
-                compilation.expire()
+            if not ended.poll(_MOMENT):
+                with suppress(OSError):  # where there are none, or none that we may make
+                    cgroup.enter_foremen()
+                # Here and not in the compiler, which may be broken, or stopped.
+                if not ended.poll(compilation.time * 1000 - _MOMENT):
+                    compilation.expire()
             return self._cache.store(request.key, compilation.result())

@@ -3,7 +3,7 @@
 A compiler is a large program that reads hostile input, so it runs where a bug in it is of little
 use: without files, network, user or privilege, with few system calls, with a bounded share of the
 machine, and as the first process of a PID namespace, so that whatever it starts ends with it.
-`start` and `Compilation` are the shim's side of it; neither blocks.
+`start` and `Compilation` are its foreman's side of it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Limits:
         return replace(self, cpu=self.cpu + more, time=self.time + 3 * more, artifact=artifact)
 
     def memory_for(self, size: int) -> int:
-        """Return what a module of `size` bytes may take, beyond what the shim itself has mapped."""
+        """Return what a module of `size` bytes may take, beyond what its foreman has mapped."""
         return self.memory + self.memory_per_byte * size
 
 
@@ -201,7 +201,7 @@ def start(
     """Clone a compiler for the module in the file `wasm`, which does not change, such as a memfd.
 
     The artifact goes to the first of `outputs`, empty files, whose disk can take it: a draft of the
-    cache, then a memfd. They are taken over; `wasm` is not. `owner` is who waits for it, and shares
+    cache, then a memfd. They are taken over; `wasm` is not. `owner` is the tenant, who shares
     the processors with others (`CompilerCgroup`). `function` is what is to be run of the module,
     which is not compiled if it could not be. `memory_pages` is a bound for the
     module's memory (`limit_memory`). `checked` refuses what the engine is known to compile wrongly
@@ -217,7 +217,7 @@ def start(
         try:
             if cgroup is not None:
                 cgroup.enter()
-            _confine(wasm, outputs, limits, size, shim)
+            _confine(wasm, outputs, limits, size, foreman)
         except OSError as error:
             _give_up(_NOT_CONFINED, str(error))
         artifact = _compile(engine, wasm, size, limits, function, memory_pages, checked=checked)
@@ -228,8 +228,8 @@ def start(
             failed.callback(os.close, fd)
         report = os.memfd_create("report", os.MFD_CLOEXEC)
         failed.callback(os.close, report)
-        shim = os.pidfd_open(os.getpid())
-        done.callback(os.close, shim)
+        foreman = os.pidfd_open(os.getpid())
+        done.callback(os.close, foreman)
         try:
             cgroup = CompilerCgroup(owner, memory, limits.tasks)
             failed.callback(cgroup.delete)
@@ -243,12 +243,12 @@ def start(
     return Compilation(*child, limits.time, key, outputs, report, limits, memory, cgroup)
 
 
-def _confine(wasm: int, outputs: Sequence[int], limits: Limits, size: int, shim: int) -> None:
+def _confine(wasm: int, outputs: Sequence[int], limits: Limits, size: int, foreman: int) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1):
         os.dup2(null, number)
     kept = {wasm, *outputs}
-    files.keep_only({*kept, shim})
+    files.keep_only({*kept, foreman})
 
     set_title("pywasm-compiler")
     # When memory is short, whoever can be started again goes first.
@@ -279,10 +279,10 @@ def _confine(wasm: int, outputs: Sequence[int], limits: Limits, size: int, shim:
     credentials.no_new_privs()
     credentials.set_pdeathsig(signal.SIGKILL)
     watch = select.poll()
-    watch.register(shim, select.POLLIN)
+    watch.register(foreman, select.POLLIN)
     if watch.poll(0):
         raise SystemExit  # it was too late for that
-    os.close(shim)
+    os.close(foreman)
     confine()
 
 

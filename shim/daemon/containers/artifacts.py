@@ -179,16 +179,21 @@ class Artifacts:
             bytes=os.fstat(module).st_size,
             foreman=foreman.pid,
         )
+        # Not cancelled with who waits: then he would be ended.
         reaping = asyncio.ensure_future(ended(foreman))
         self._foremen.add(reaping)
         reaping.add_done_callback(self._foremen.discard)
         with ours:
-            # Not cancelled with who waits: then he would be ended.
-            await asyncio.wait([reaping])
-            return self._answer(ours)
+            return await self._answer(ours)
 
-    def _answer(self, channel: socket.socket) -> Artifact:
-        """Return what a foreman has said. Raises ModuleError, OSError."""
+    async def _answer(self, channel: socket.socket) -> Artifact:
+        """Wait for what a foreman says. Raises ModuleError, OSError."""
+        loop, said_something = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(channel, said_something.set)
+        try:
+            await said_something.wait()
+        finally:
+            loop.remove_reader(channel)
         try:
             said, fds = control.receive(channel)
         except EOFError:

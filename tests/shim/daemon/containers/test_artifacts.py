@@ -260,8 +260,7 @@ async def test_a_foreman_has_nothing_of_its_shims(place: Place, engine: Any) -> 
     sockets_and_pidfds = {"socket", "anon_inode"}
     memory = {"/memfd"}
     assert kinds - draft - cgroups == own | {log} | sockets_and_pidfds | memory
-    where = {line.split(":")[2] for line in Path(f"/proc/{foreman}/cgroup").read_text().split()}
-    assert f"{PARENT}/foremen" in where
+    await until(lambda: f":{PARENT}/foremen\n" in Path(f"/proc/{foreman}/cgroup").read_text())
     assert os.getsid(foreman) == foreman
     assert Path(f"/proc/{foreman}/cmdline").exists()
     await end_all([making])
