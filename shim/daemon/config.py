@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from shim.engines import select
+from shim.engines import flaws, select
 from shim.engines.base import ModuleError
 from shim.guest.annotations import Forbidden
 
@@ -48,6 +48,18 @@ def read(path: str) -> Config:
     except (msgspec.DecodeError, ModuleError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     return config
+
+
+def preferred(config: Config, runtime: str) -> str:
+    """Return the engine that is tried first; `runtime` is that of the runtime's options, or "".
+
+    Raises ConfigError for one that is not safe, unless the node allows it.
+    """
+    engine = runtime or config.engine
+    if engine in flaws.UNSAFE and engine not in config.unsafe_engines:
+        reason = flaws.UNSAFE[engine]
+        raise ConfigError(f"engine {engine!r}: {reason}; unsafe_engines of the node may allow it")
+    return engine
 
 
 def _forbidden(_type: type, text: Any) -> Forbidden:

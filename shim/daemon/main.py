@@ -72,6 +72,7 @@ def _start(
     outline = read_outline(invocation.bundle) if described else Outline()
     settings = config.read(invocation.config)
     runtime = options.of_start(invocation)
+    engine = config.preferred(settings, runtime.engine)
     options.check_cgroups_path(runtime, outline.cgroups_path)
     group = address.group(outline.annotations, invocation.id)
     claim = address.claim(run_directory, invocation, group, outline.cgroups_path)
@@ -87,7 +88,6 @@ def _start(
         runtime="io.containerd.pywasm.v1",
     )
     try:
-        engine = runtime.engine or settings.engine
         artifacts = Artifacts(
             invocation.state_directory,
             run_directory,

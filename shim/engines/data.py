@@ -28,8 +28,10 @@ _LEAST: Final = 1 << 18
 _MEMORIES, _EXPORTS, _START, _DATA, _DATA_COUNT = 5, 7, 8, 11, 12
 _WASM_PAGE: Final = 1 << 16
 _HAS_MAXIMUM: Final = 1
-_MEMORY: Final = b"\x06memory\x02\x00"  # an export, of kind 2, number 0
+_MEMORY: Final = (b"memory", 2, 0)  # an export's name, kind and number
 _I32_CONST, _END = 0x41, 0x0B
+_U32: Final = 0xFFFFFFFF
+_LONGEST: Final = 5  # bytes of a number of 32 bits
 
 
 class Data(NamedTuple):
@@ -62,8 +64,7 @@ def _data(wasm: bytes) -> Data | None:
     if len(found) != len(those) or those[-1].number != _DATA:
         return None  # nor is it valid
     exports, memories, data = found[_EXPORTS], found[_MEMORIES], found[_DATA]
-    # The name could be part of another one, which a module would have to be made for.
-    if wasm.count(_MEMORY, exports.content, exports.end) != 1:
+    if not _exports_memory(wasm, exports):
         return None
     count, position = number(wasm, memories.content)
     flags, position = number(wasm, position)
@@ -83,22 +84,54 @@ def _data(wasm: bytes) -> Data | None:
     return Data(start, bytes(content))
 
 
+def _exports_memory(wasm: bytes, section: Section) -> bool:
+    """Whether the memory has the name by which WASI finds it. Raises ModuleError, IndexError."""
+    count, position = _unsigned(wasm, section.content)
+    for _ in range(count):
+        length, begin = _unsigned(wasm, position)
+        kind = begin + length
+        index, position = _unsigned(wasm, kind + 1)
+        if (wasm[begin:kind], wasm[kind], index) == _MEMORY:
+            return True
+    return False
+
+
 def _segments(wasm: bytes, section: Section) -> list[tuple[int, int, int]]:
     """Offset in the memory, position in the module, length. Raises ModuleError, IndexError."""
     found = []
-    count, position = number(wasm, section.content)
+    count, position = _unsigned(wasm, section.content)
     for _ in range(count):
-        flags, position = number(wasm, position)
+        flags, position = _unsigned(wasm, position)
         if flags or wasm[position] != _I32_CONST:
             raise ModuleError("data of another kind")
-        offset, after = number(wasm, position + 1)
-        if wasm[after - 1] & 0x40:  # a negative number is an offset above 2 GiB
-            offset |= -1 << 7 * (after - position - 1)
+        offset, after = _signed(wasm, position + 1)
         if wasm[after] != _END:
             raise ModuleError("data of another kind")
-        length, position = number(wasm, after + 1)
+        length, position = _unsigned(wasm, after + 1)
         found.append((offset & 0xFFFFFFFF, position, length))
         position += length
     if position != section.end:
         raise ModuleError("data of another length")
     return found
+
+
+# The engine does not see the data any more, so it is refused here where it would be there.
+
+
+def _unsigned(wasm: bytes, position: int) -> tuple[int, int]:
+    """Return a u32, and where it ends. Raises ModuleError."""
+    value, end = number(wasm, position)
+    if end - position > _LONGEST or value > _U32:
+        raise ModuleError("a number that is none of 32 bits")
+    return value, end
+
+
+def _signed(wasm: bytes, position: int) -> tuple[int, int]:
+    """Return an i32, and where it ends. Raises ModuleError."""
+    value, end = number(wasm, position)
+    size = end - position
+    if wasm[end - 1] & 0x40:
+        value -= 1 << 7 * size
+    if size > _LONGEST or not -(1 << 31) <= value < 1 << 31:
+        raise ModuleError("a number that is none of 32 bits")
+    return value, end

@@ -39,6 +39,13 @@ FLAWS: Final = (
     Flaw("wasmer", 3, "SIMD", "CVE-2022-31104"),
 )
 
+UNSAFE: Final = {
+    # One page of 4 KiB guards the stack, and a call leaves more than that untouched if it returns a
+    # thousand values: so a module writes to what lies below, a table of its functions, say.
+    "wasmer-singlepass": "a module can write beyond its stack",
+}
+"""What a node has to allow before any module runs under it."""
+
 _SWITCHES: Final = {"SIMD": ("wasm_relaxed_simd", "wasm_simd")}
 """What of wasmtime's configuration stands for a proposal; the dependent ones first."""
 

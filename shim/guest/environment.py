@@ -14,6 +14,7 @@ from shim.linux.inside import read_inside
 
 _USERS = "/etc/passwd"
 _MOST = 1 << 20  # bytes of it
+_LONGEST = 4095  # bytes of a path
 
 
 def unique(process: Process) -> Process:
@@ -41,8 +42,15 @@ def _home(uid: int, root: int, proc: int) -> str:
         fd = read_inside(root, _USERS, proc)
     except OSError:  # none, or none that this user may read
         return "/"
-    with os.fdopen(fd, "rb") as file:
-        return _home_of(uid, file.read(_MOST).splitlines())
+    try:
+        # What the kernel makes up has no size, and may be waited for.
+        users = os.pread(fd, min(os.fstat(fd).st_size, _MOST), 0)
+    except OSError:
+        return "/"
+    finally:
+        os.close(fd)
+    home = _home_of(uid, users.splitlines())
+    return home if len(home) <= _LONGEST and "\0" not in home else "/"
 
 
 def _home_of(uid: int, users: Iterable[bytes]) -> str:

@@ -34,6 +34,7 @@ from shim.linux import (
     signals,
 )
 
+_NOT_EXECUTED = 126  # as shells have it
 _KINDS = {
     "mnt": clone.CLONE_NEWNS,
     "net": clone.CLONE_NEWNET,
@@ -145,6 +146,11 @@ def _native(
 
     def run() -> None:
         signals.reset_signals(keep=())
-        os.execve(path, process.args, variables)
+        try:
+            os.execve(path, process.args, variables)
+        except (OSError, ValueError) as error:  # it has begun, so it is the program that fails
+            reason = error.strerror if isinstance(error, OSError) else error
+            os.write(2, f"pywasm: cannot execute {path!r}: {reason}\n".encode())
+            os._exit(_NOT_EXECUTED)
 
     return program.Ready(control.Ready("native", "no wasm module", missing), run)

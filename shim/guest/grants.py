@@ -45,9 +45,9 @@ def grant(
     `cwd`, the working directory. Raises OSError naming the directory.
     """
     granted: dict[str, Preopen] = {}
-    chosen = {extra.name for extra in annotations.preopens}
+    chosen = {_plain(extra.name) for extra in annotations.preopens}
     narrowed = not annotations.rootfs or "/" in chosen
-    confined = narrowed or any(mount.destination in chosen for mount in mounts)
+    confined = narrowed or any(_plain(mount.destination) in chosen for mount in mounts)
     if annotations.rootfs:
         _put(granted, _preopen("/", open_directory(root, "/"), confined=confined))
     for mount in mounts:
@@ -59,14 +59,14 @@ def grant(
             # Whoever may rename in a volume has put a symlink in its place since.
             os.close(fd)
             continue
-        _put(granted, _preopen(mount.destination, fd, confined=confined))
+        _put(granted, _preopen(_plain(mount.destination), fd, confined=confined))
     for extra in annotations.preopens:
         try:
             fd = open_directory(root, extra.path)
         except OSError as error:
             name = f"annotations: {PREFIX}preopens: {extra.path}"
             raise OSError(error.errno, os.strerror(error.errno or 0), name) from None
-        _put(granted, _preopen(extra.name, fd, readonly=extra.readonly))
+        _put(granted, _preopen(_plain(extra.name), fd, readonly=extra.readonly))
     os.close(root)
     return Grants(
         args=[os.fsencode(argument) for argument in process.args],
@@ -76,6 +76,11 @@ def grant(
         listeners=listeners,
         network=annotations.network,
     )
+
+
+def _plain(name: str) -> str:
+    """Return the one spelling of an absolute name, for `/vol/` and `//vol` are `/vol`."""
+    return os.path.normpath(f"/{name.lstrip('/')}") if name.startswith("/") else name
 
 
 def _put(granted: dict[str, Preopen], preopen: Preopen) -> None:

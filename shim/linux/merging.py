@@ -17,10 +17,10 @@ _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 def allow() -> None:
     """Let the kernel merge the memory that this process and its forks have now (madvise(2)).
 
-    That is the interpreter's own objects, and what forks change in them. Memory of a guest's own
-    comes later and is not among it: whether a page was merged shows in the time that writing to it
-    takes, and no guest is to find out what another has. Raises OSError (EINVAL: the kernel has no
-    KSM).
+    That is the interpreter's, with all that forks put there, a guest's arguments and environment
+    among it. A module's linear memory comes later and is not: whether a page was merged shows in
+    the time that writing to it takes, and a page of that could hold a guess at what another has.
+    Raises OSError (EINVAL: the kernel has no KSM).
     """
     with open("/proc/self/maps") as file:
         maps = file.read().splitlines()

@@ -72,6 +72,8 @@ def again(found: Descriptor, base: int, inheriting: int, *, emptied: bool) -> De
         raise Refused(errno.ACCES)
     else:
         if emptied and found.kind == REGULAR_FILE and base & rights.FD_WRITE:
+            if found.given_up & rights.FD_FILESTAT_SET_SIZE:
+                raise Refused(errno.NOTCAPABLE)
             os.ftruncate(found.fd, 0)
         fd = os.dup(found.fd)
     made = Descriptor(

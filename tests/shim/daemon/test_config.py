@@ -73,3 +73,13 @@ def test_a_mistake_is_an_error_that_names_it(tmp_path: Path, text: bytes, culpri
 def test_a_directory_in_its_place(tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match="directory"):
         config.read(str(tmp_path))
+
+
+def test_an_engine_that_is_not_safe_is_allowed_by_name() -> None:
+    name = "wasmer-singlepass"
+    for settings, runtime in ((config.Config(engine=name), ""), (config.Config(), name)):
+        with pytest.raises(config.ConfigError, match="a module can write beyond its stack"):
+            config.preferred(settings, runtime)
+    allowed = config.Config(engine=name, unsafe_engines=(name,))
+    assert config.preferred(allowed, "") == name
+    assert config.preferred(allowed, "wasmtime") == "wasmtime"

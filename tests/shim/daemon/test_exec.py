@@ -236,6 +236,15 @@ async def test_a_native_program(shim: Shim) -> None:
     assert await container.wait("f") in (128 + signal.SIGTERM, 0)
 
 
+async def test_what_the_kernel_cannot_execute(shim: Shim) -> None:
+    """Which shows only when it has been started."""
+    (shim.rootfs / "broken").write_bytes(b"\x7fELF")
+    (shim.rootfs / "broken").chmod(0o755)
+    container = await running(shim)
+    ended = await container.run("e", "/broken")
+    assert ended == Ended(126, "", "pywasm: cannot execute '/broken': Exec format error\n")
+
+
 async def test_input_reaches_it_and_ends(shim: Shim) -> None:
     container = await running(shim)
     fifo = shim.directory / "in"

@@ -9,7 +9,9 @@ import pytest
 import wasmtime
 
 from shim import engines
+from shim.engines.binary import sections
 from shim.engines.data import PAGE, apart
+from tests.guests.assemble import leb
 from tests.installed import needs_libwasmer
 from tests.shim.engines.conftest import Runner, artifact
 
@@ -73,6 +75,25 @@ TWO = '(memory (export "memory") 8) (memory 1)'
 AT_GLOBAL = f'(global $at i32 (i32.const 0)) (data (global.get $at) "{text(CONTENT)}")'
 
 
+ALMOST = r'(func $other) (export "\06memory\02\00" (func $other))'
+
+
+def at(offset: bytes) -> bytes:
+    """A module whose data is at what these bytes stand for."""
+    whole = module((0, CONTENT))
+    data = next(section for section in sections(whole) if section.number == 11)
+    head, rest = whole[data.content : data.content + 3], whole[data.content + 4 : data.end]
+    content = head + offset + rest
+    return whole[: data.start] + b"\x0b" + leb(len(content)) + content + whole[data.end :]
+
+
+def test_the_bytes_of_an_offset() -> None:
+    assert at(b"\x00") == module((0, CONTENT))
+    _, data = apart(at(b"\x80\x80\x00"))
+    assert data is not None
+    assert data.offset == 0
+
+
 @pytest.mark.parametrize(
     "wasm",
     [
@@ -84,6 +105,9 @@ AT_GLOBAL = f'(global $at i32 (i32.const 0)) (data (global.get $at) "{text(CONTE
         module((0, CONTENT), more="(func $first) (start $first)"),
         module((0, CONTENT), more='(data $late "x") (func (data.drop $late))'),
         module(more=AT_GLOBAL),
+        module((0, CONTENT), memory="(memory 8)", more=ALMOST),
+        # Invalid: an offset of more bytes, or bits, than one has.
+        *(at(offset) for offset in (b"\x80\x80\x80\x80\x80\x00", b"\x80\x80\x80\x80\x70")),
         module((0, CONTENT)) + b"\x0b\x01\x00",  # invalid: twice
         module((0, CONTENT))[:-1],
     ],

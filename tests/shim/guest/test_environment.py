@@ -22,6 +22,11 @@ again:x:1000:1000::/home/again:/bin/sh
 homeless:x:1001:1001:::
 """
 
+WITH_PROC = {
+    "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+    "annotations": {"dev.pywasm.kernel-filesystems": "proc"},
+}
+
 
 @pytest.fixture
 async def shim(tmp_path: Path) -> AsyncIterator[Shim]:
@@ -32,17 +37,19 @@ async def shim(tmp_path: Path) -> AsyncIterator[Shim]:
     await started.close()
 
 
-async def printed(shim: Shim, *args: str, uid: int = 0, **process: Any) -> list[str]:
+async def printed(
+    shim: Shim, *args: str, uid: int = 0, spec: dict[str, Any] | None = None, **process: Any
+) -> list[str]:
     id = f"c{len(shim.clients)}"
-    user = {"uid": uid, "gid": 0}
-    shim.bundle(id, process={"args": list(args), "cwd": "/", "user": user} | process)
+    process = {"args": list(args), "cwd": "/", "user": {"uid": uid, "gid": 0}} | process
+    shim.bundle(id, process=process, **(spec or {}))
     ended = await (await Container.create(shim, id)).run()
     assert ended.status == 0, ended
     return ended.stdout.splitlines()
 
 
-async def environment(shim: Shim, *env: str, uid: int = 0) -> list[str]:
-    lines = await printed(shim, "/args_env.wasm", env=list(env), uid=uid)
+async def environment(shim: Shim, *env: str, uid: int = 0, **spec: Any) -> list[str]:
+    lines = await printed(shim, "/args_env.wasm", env=list(env), uid=uid, spec=spec)
     return [line.removeprefix("env: ") for line in lines if line.startswith("env: ")]
 
 
@@ -58,7 +65,10 @@ async def test_a_home_that_is_given_stays(shim: Shim) -> None:
     assert await environment(shim, "HOME=/a", "B=") == ["HOME=/a", "B="]
 
 
-@pytest.mark.parametrize("kind", ["none", "fifo", "link out", "directory", "not readable"])
+@pytest.mark.parametrize(
+    "kind",
+    ["none", "fifo", "link out", "directory", "not readable", "NUL", "long", "the kernel's"],
+)
 async def test_who_has_no_list_of_users_is_at_home_at_the_root(shim: Shim, kind: str) -> None:
     passwd = shim.rootfs / "etc/passwd"
     passwd.unlink()
@@ -71,6 +81,14 @@ async def test_who_has_no_list_of_users_is_at_home_at_the_root(shim: Shim, kind:
     elif kind == "not readable":
         passwd.write_text(PASSWD)
         passwd.chmod(0o600)
+    elif kind in ("NUL", "long"):
+        home = "/\0" if kind == "NUL" else "/" * 5000
+        passwd.write_text(f"one:x:1000:1000::{home}:\n")
+    elif kind == "the kernel's":
+        passwd.symlink_to("/proc/self/mem")
+        (shim.rootfs / "proc").mkdir()
+        assert await environment(shim, uid=1000, **WITH_PROC) == ["HOME=/"]
+        return
     assert await environment(shim, uid=1000) == ["HOME=/"]
 
 

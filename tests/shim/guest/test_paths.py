@@ -235,7 +235,7 @@ class TestLeaving:
             ({"rootfs": "off"}, [NO, NO, NO, FILE, NO, "ok"]),
             ({"preopens": "/=/"}, [NO, NO, OUT, FILE, "EROFS", "ok"]),
             ({"preopens": "/=/:ro"}, [NO, NO, OUT, FILE, "EROFS", "ok"]),
-            # It takes the volume away from who comes through `/`, too.
+            # The root is another mount, and read-only itself.
             ({"preopens": "/vol=/vol:ro"}, [NO, NO, OUT, FILE, "EROFS", "EROFS"]),
             ({"preopens": "/vol=/etc"}, ["ENOENT", NO, OUT, OUT, "EROFS", "EROFS"]),
         ],
@@ -251,6 +251,17 @@ class TestLeaving:
         if annotations.get("rootfs") == "off":
             said = ["ENOTCAPABLE" if line == "ENOENT" else line for line in said]
         assert said == expected
+
+    @pytest.mark.parametrize("there", ["/vol/", "//vol", "/etc/../vol", "/vol"])
+    @pytest.mark.parametrize("name", ["/vol", "//vol/"])
+    async def test_however_a_name_is_spelt(self, shim: Shim, there: str, name: str) -> None:
+        vol = {"destination": there, "type": "bind", "source": str(shim.directory / "volume")}
+        vol["options"] = ["rbind", "rw"]  # type: ignore[assignment]
+        probe = process("/probe.wasm", "preopens", *self.OPERATIONS)
+        spec = probe | annotated(preopens=f"{name}=/vol:ro")
+        spec |= {"mounts": [vol], "root": {"path": "rootfs", "readonly": True}}
+        said = await lines(shim, **spec)
+        assert said == ["/ /vol", self.NO, self.NO, self.OUT, self.FILE, "EROFS", "EROFS"]
 
     async def test_a_preopen_of_an_annotation_is_never_left(self, shim: Shim) -> None:
         os.symlink("/etc/file", shim.rootfs / "vol" / "out")

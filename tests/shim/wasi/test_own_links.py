@@ -175,6 +175,12 @@ def test_the_numbers_are_the_guests(in_container: InContainer, tmp_path: Path) -
         assert os.stat("/vol/file").st_size == 10  # not opened for writing
         assert guest.open(path, directory=ROOT, oflags=TRUNC, base=rights.FD_WRITE)[0] == 0
         assert os.stat("/vol/file").st_size == 0
+        os.truncate("/vol/file", 10)
+        kept = guest.program.descriptors.get(fd).base & ~rights.FD_FILESTAT_SET_SIZE
+        assert guest("fd_fdstat_set_rights", fd, kept, 0) == 0
+        emptying = guest.open(path, directory=ROOT, oflags=TRUNC, base=rights.FD_WRITE)
+        assert emptying[0] == errno.NOTCAPABLE
+        assert os.stat("/vol/file").st_size == 10
 
     in_container(entry)
 
