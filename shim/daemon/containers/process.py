@@ -46,6 +46,7 @@ class Process:
         """Exit status, 128 + n for a death by signal n."""
         self.exited_at = 0
         """Nanoseconds since the epoch."""
+        self._former: asyncio.Future[None] | None = None
 
     def succeed(self, child: clone.Child) -> None:
         """Be another process from now on, and end the one before. Raises ProcessLookupError."""
@@ -59,10 +60,13 @@ class Process:
             self.pid, self.pidfd = child
             loop.add_reader(self.pidfd, self._reap)
 
+        buried = self._former = loop.create_future()
+
         def bury() -> None:
             loop.remove_reader(former)
             clone.wait(former)
             os.close(former)
+            buried.set_result(None)
 
         loop.add_reader(former, bury)
 
@@ -77,6 +81,8 @@ class Process:
         if not self.exited.done():
             self.kill(signal.SIGKILL)
             await asyncio.shield(self.exited)
+        if self._former is not None:
+            await asyncio.shield(self._former)
 
     def _reap(self) -> None:
         self.exited_at = time.time_ns()

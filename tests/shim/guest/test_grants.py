@@ -368,7 +368,7 @@ async def simd(shim: Shim, id: str, **spec: Any) -> tuple[int, str]:
     shutil.copy(SOURCES / "simd.wat", shim.rootfs / "simd.wat")
     (shim.bundle(id, "/simd.wat", **spec) / "log").touch()
     ended = await (await Container.create(shim, id)).run()
-    [created] = [line for line in logged(shim, id) if "engine=" in line]
+    [created] = [line for line in logged(shim, id) if "msg=created" in line]
     return ended.status, created
 
 
