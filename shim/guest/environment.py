@@ -1,7 +1,8 @@
 """The environment of a program: what the spec says, and a home. Runs in: guest.
 
 As runc makes it: of a variable that is given twice the last one counts, and who has no HOME, or an
-empty one, gets that of its user in the container's /etc/passwd, or `/`.
+empty one, gets that of its user in the container's /etc/passwd. Where there is none, runc says `/`;
+a module is given no variable then that nobody has written down.
 """
 
 import os
@@ -30,33 +31,37 @@ def unique(process: Process) -> Process:
 
 
 def with_home(process: Process, root: int, proc: int) -> Process:
-    """Return the process with a HOME, looked up inside `root`; `proc` is the host's /proc."""
+    """Return the process with its user's HOME inside `root`; `proc` is the host's /proc."""
     if any(variable.startswith("HOME=") and variable != "HOME=" for variable in process.env):
         return process
+    home = _home(process.user.uid, root, proc)
+    if not home:
+        return process
     others = (variable for variable in process.env if variable != "HOME=")
-    return replace(process, env=(*others, f"HOME={_home(process.user.uid, root, proc)}"))
+    return replace(process, env=(*others, f"HOME={home}"))
 
 
 def _home(uid: int, root: int, proc: int) -> str:
+    """Look a user's home up; "" if there is none that could be one."""
     try:
         fd = read_inside(root, _USERS, proc)
     except OSError:  # none, or none that this user may read
-        return "/"
+        return ""
     try:
         # What the kernel makes up has no size, and may be waited for.
         users = os.pread(fd, min(os.fstat(fd).st_size, _MOST), 0)
     except OSError:
-        return "/"
+        return ""
     finally:
         os.close(fd)
     home = _home_of(uid, users.splitlines())
-    return home if len(home) <= _LONGEST and "\0" not in home else "/"
+    return home if len(home) <= _LONGEST and "\0" not in home else ""
 
 
 def _home_of(uid: int, users: Iterable[bytes]) -> str:
-    """Look a user's home up in lines of passwd(5)."""
+    """Find it in lines of passwd(5)."""
     for user in users:
         fields = user.split(b":")
         if len(fields) >= 6 and fields[2] == b"%d" % uid:
-            return os.fsdecode(fields[5]) or "/"
-    return "/"
+            return os.fsdecode(fields[5])
+    return ""
