@@ -15,6 +15,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 from shim.engines.snapshot import digest
@@ -140,6 +141,7 @@ def made(result: int | None) -> int:
     raise WasmerError(buffer.value.decode(errors="replace") or "it does not say why")
 
 
+@cache
 def build() -> str:
     """Name this very library: two of one version may differ in what their artifacts hold.
 

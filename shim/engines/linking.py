@@ -6,6 +6,7 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from shim.engines.base import ModuleError
+from shim.wasi.abi import Bound
 
 
 class Signature(NamedTuple):
@@ -16,6 +17,11 @@ class Signature(NamedTuple):
 
     def __str__(self) -> str:
         return f"({', '.join(self.params)}) -> ({', '.join(self.results)})"
+
+
+def signature_of(function: Bound) -> Signature:
+    """Return the type of a host function."""
+    return Signature(function.params, function.results)
 
 
 class Provided(Protocol):

@@ -30,7 +30,7 @@ from shim.engines.base import (
     trapped,
 )
 from shim.engines.gil_pool import GilPool
-from shim.engines.linking import Signature, check_export, link
+from shim.engines.linking import Signature, check_export, link, signature_of
 from shim.engines.text import assembled
 from shim.wasi import preview1
 from shim.wasi.abi import Bound
@@ -67,12 +67,10 @@ class Host:
         self._functions: dict[str, dict[str, Any]] = {}
         for (module, name), bound in provided.items():
             self._functions.setdefault(module, {})[name] = functions[bound]
-        self.signatures = {
-            place: Signature(bound.params, bound.results) for place, bound in provided.items()
-        }
+        self.signatures = {place: signature_of(bound) for place, bound in provided.items()}
         self.variants: dict[tuple[str, Signature], Any] = {}
         for name, bound in preview1.bind_variants(self.program).items():
-            self.variants[name, Signature(bound.params, bound.results)] = self._function(bound)
+            self.variants[name, signature_of(bound)] = self._function(bound)
         self._imports = self._object({})
         self.gil_pool = GilPool(wasmer.wasmer.__file__, self._nest)
 

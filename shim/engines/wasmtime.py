@@ -27,7 +27,7 @@ from shim.engines.base import (
     not_instantiated,
     trapped,
 )
-from shim.engines.linking import Signature, check_export, link
+from shim.engines.linking import Signature, check_export, link, signature_of
 from shim.engines.text import assembled
 from shim.engines.wasmtime_wasi import HostFunction, window
 from shim.linux.messages import one_line
@@ -99,15 +99,13 @@ class Host:
         self.program = Program()
         provided = preview1.provide(self.program)
         self.functions = {bound: HostFunction(bound) for bound in dict.fromkeys(provided.values())}
-        self.signatures = {
-            place: Signature(bound.params, bound.results) for place, bound in provided.items()
-        }
+        self.signatures = {place: signature_of(bound) for place, bound in provided.items()}
         self.linker = wasmtime.Linker(self.engine)
         self.linker.allow_shadowing = True  # for variants
         for place, bound in provided.items():
             self.functions[bound].define(self.linker, *place)
         self.variants = {
-            (name, Signature(bound.params, bound.results)): HostFunction(bound)
+            (name, signature_of(bound)): HostFunction(bound)
             for name, bound in preview1.bind_variants(self.program).items()
         }
 
