@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from shim.guest import control
+from shim.linux.files import is_locked
 
 AT_ONCE: Final = 16
 """Compilations of a node. An engine takes all processors for one."""
@@ -59,7 +60,7 @@ class Running(NamedTuple):
 
     def is_over(self) -> bool:
         """Whether it is any more."""
-        return not _is_locked(self.fd)
+        return not is_locked(self.fd)
 
     def verdict(self) -> control.Refused | None:
         """Why there is no artifact, if it is over, and that is known and good for others too."""
@@ -100,7 +101,7 @@ def _running(directory: int, name: str) -> Running | None:
     """Open a claim; one that is nobody's any more is removed. None if there is none."""
     with suppress(FileNotFoundError):
         fd = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=directory)
-        if _is_locked(fd):
+        if is_locked(fd):
             return Running(fd, os.fstat(fd).st_mtime_ns)
         os.close(fd)
         os.unlink(name, dir_fd=directory)
@@ -117,12 +118,3 @@ def _new(directory: int, name: str, owner: int) -> Claim:
         os.close(fd)
         raise
     return Claim(fd, name, directory)
-
-
-def _is_locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    return False

@@ -46,6 +46,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from shim.engines.snapshot import contents, digest
+from shim.linux.files import is_locked
 
 MAX_TOTAL: Final = 2 << 30  # bytes
 MAX_COUNT: Final = 4096  # artifacts; what storing looks through must stay a matter of milliseconds
@@ -523,12 +524,9 @@ class ArtifactCache:
     def _is_unlocked(self, name: str) -> bool:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+            return not is_locked(fd)
         finally:
             os.close(fd)
-        return True
 
     def _remove(self, name: str) -> None:
         try:

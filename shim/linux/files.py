@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
 from collections.abc import Iterable
@@ -87,6 +88,16 @@ def keep_only(fds: Iterable[int]) -> None:
             close_range(first, fd - 1)
         first = max(first, fd + 1)
     close_range(first)
+
+
+def is_locked(fd: int) -> bool:
+    """Whether another one has the file locked for itself (flock(2)). Raises OSError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
 
 
 def read_small(path: str) -> bytes:
