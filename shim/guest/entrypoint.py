@@ -30,7 +30,7 @@ from shim.engines.cache import Artifact, Refusal, key
 from shim.engines.snapshot import digest_now, snapshot
 from shim.guest import control
 from shim.guest.origin import Origin
-from shim.linux.inside import read_inside
+from shim.linux.inside import is_below, read_inside
 from shim.linux.libc import describe
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
@@ -229,7 +229,7 @@ def is_native(root: int, proc: int, process: Process, covered: Collection[str] =
     try:
         if covered:
             looked_at = [*found.looked_at, _inside(root, fd)]
-            if any(_is_below(other, mount) for other in looked_at for mount in covered):
+            if any(is_below(other, mount) for other in looked_at for mount in covered):
                 return False
         return os.pread(fd, HEADER, 0).startswith(_NATIVE)
     finally:
@@ -239,11 +239,6 @@ def is_native(root: int, proc: int, process: Process, covered: Collection[str] =
 def _inside(root: int, fd: int) -> str:
     """Where in `root` a file is that symlinks may have led to."""
     return describe(fd).removeprefix(describe(root))
-
-
-def _is_below(path: str, directory: str) -> bool:
-    path, directory = (os.path.normpath("/" + p.lstrip("/")) for p in (path, directory))
-    return os.path.commonpath((path, directory)) == directory
 
 
 def native(process: Process, root: int, proc: int) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 from oci.runtime import Mount, Process
 from shim.engines.base import Grants, Preopen
 from shim.guest.annotations import PREFIX, Annotations, Listen
-from shim.linux.inside import mount_id, open_directory
+from shim.linux.inside import is_below, mount_id, open_directory, spelling
 
 _BACKLOG = 4096  # which the kernel bounds by net.core.somaxconn
 
@@ -72,15 +72,14 @@ def grant(
         args=[os.fsencode(argument) for argument in process.args],
         env=[os.fsencode(variable) for variable in process.env],
         preopens=list(granted.values()),
-        cwd=_start(os.path.normpath(process.cwd), cwd, granted, chosen),
+        cwd=_start(spelling(process.cwd), cwd, granted, chosen),
         listeners=listeners,
         network=annotations.network,
     )
 
 
 def _plain(name: str) -> str:
-    """Return the one spelling of an absolute name, for `/vol/` and `//vol` are `/vol`."""
-    return os.path.normpath(f"/{name.lstrip('/')}") if name.startswith("/") else name
+    return spelling(name) if name.startswith("/") else name
 
 
 def _put(granted: dict[str, Preopen], preopen: Preopen) -> None:
@@ -101,7 +100,8 @@ def _start(
     if path == "/" or "/" not in granted:
         os.close(cwd)
         return None
-    name = max((name for name in granted if _is_below(path, name)), key=len)
+    above = [name for name in granted if name.startswith("/") and is_below(path, name)]
+    name = max(above, key=len)
     if "/" in chosen:
         os.close(cwd)
         try:
@@ -112,10 +112,6 @@ def _start(
     return _preopen(
         path, cwd, readonly=name in chosen and within.readonly, confined=within.confined
     )
-
-
-def _is_below(path: str, name: str) -> bool:
-    return name.startswith("/") and f"{path}/".startswith(os.path.join(os.path.normpath(name), ""))
 
 
 def _preopen(name: str, fd: int, *, readonly: bool = False, confined: bool = True) -> Preopen:

@@ -95,6 +95,17 @@ def split_inside(root: int, path: str, owner: Owner | None = None) -> tuple[int,
     return create_inside(root, parent, is_dir=True, owner=owner), name
 
 
+def spelling(path: str) -> str:
+    """Return the one spelling of a path inside a root: `/vol/`, `//vol` and `vol` are `/vol`."""
+    return os.path.normpath(f"/{path.lstrip('/')}")
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Whether a path inside a root is in a directory, or that itself, by their names alone."""
+    path, directory = spelling(path), spelling(directory)
+    return os.path.commonpath((path, directory)) == directory
+
+
 def magic(fd: int | str) -> str:
     """The path by which a call that takes none but paths gets at a descriptor. Needs /proc."""
     return f"/proc/self/fd/{fd}"

@@ -194,8 +194,9 @@ class TestNarrowed:
         assert said[0] == "/vol"
         assert said[1] != "w/out"
 
-    async def test_a_preopen_that_may_only_be_read(self, shim: Shim) -> None:
-        probe = process("/probe.wasm", "write", "new", cwd="/vol/w")
+    @pytest.mark.parametrize("cwd", ["/vol/w", "//vol/w/"])
+    async def test_a_preopen_that_may_only_be_read(self, shim: Shim, cwd: str) -> None:
+        probe = process("/probe.wasm", "write", "new", cwd=cwd)
         assert await lines(shim, **probe, **annotated(preopens="/vol=/vol:ro")) == ["EROFS"]
 
     @pytest.mark.parametrize("path", ["/proc/1/root", "/proc/self/cwd", "/link"])
