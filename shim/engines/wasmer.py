@@ -35,10 +35,10 @@ from shim.engines.base import (
 from shim.engines.data import PAGE, apart
 from shim.engines.interface import Interface, interface_of
 from shim.engines.libwasmer import CRANELIFT, Vec, WasmerError, made
-from shim.engines.linking import Signature
+from shim.engines.linking import signature_of
 from shim.engines.text import assembled
 from shim.engines.wasmer_wasi import HostFunction
-from shim.linux.libc import LIBC
+from shim.linux.libc import memory_move
 from shim.wasi import preview1
 from shim.wasi.program import Program
 
@@ -62,17 +62,6 @@ _ELF: Final = b"\x7fELF"
 _MAGIC: Final = b"pywasmer\0\0\0\0"
 _LENGTH: Final = struct.Struct("<I")
 _FORMAT: Final = 2
-
-_MREMAP: Final = 0x1 | 0x2  # may move, to where it is told
-_mremap = LIBC.mremap
-_mremap.argtypes = (
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_void_p,
-)
-_mremap.restype = ctypes.c_void_p
 
 
 class Outline(NamedTuple):
@@ -104,11 +93,9 @@ class Host:
             bound: HostFunction(self.store, bound) for bound in dict.fromkeys(provided.values())
         }
         self.functions = {place: functions[bound] for place, bound in provided.items()}
-        self.signatures = {
-            place: Signature(bound.params, bound.results) for place, bound in provided.items()
-        }
+        self.signatures = {place: signature_of(bound) for place, bound in provided.items()}
         self.variants = {
-            (name, Signature(bound.params, bound.results)): HostFunction(self.store, bound)
+            (name, signature_of(bound)): HostFunction(self.store, bound)
             for name, bound in preview1.bind_variants(self.program).items()
         }
 
@@ -198,7 +185,9 @@ def _place_data(data: Placed, memory: int) -> None:
     """Move the pages to their place in a memory that nobody has written to."""
     size, goal = len(data.pages), memory + data.offset
     source = ctypes.addressof(ctypes.c_char.from_buffer(data.pages))
-    if goal % PAGE or _mremap(source, size, size, _MREMAP, goal) != goal:
+    try:
+        memory_move(source, size, goal)
+    except OSError:  # it has no pages of this size, say
         ctypes.memmove(goal, source, size)
 
 

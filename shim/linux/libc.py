@@ -76,6 +76,19 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 _mprotect = LIBC.mprotect
 _mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
+_madvise = LIBC.madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_MREMAP = 0x1 | 0x2  # MREMAP_MAYMOVE | MREMAP_FIXED
+_mremap = LIBC.mremap
+_mremap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_void_p,
+)
+_mremap.restype = ctypes.c_void_p
+
 
 def memory_map(size: int, protection: int) -> int:
     """mmap(2) of private memory; returns its address. Raises OSError."""
@@ -89,6 +102,18 @@ def memory_protect(address: int, size: int, protection: int, what: str = "") -> 
     """mprotect(2). Raises OSError, with `what` as its filename."""
     if _mprotect(address, size, protection) < 0:
         fail("mprotect", what)
+
+
+def memory_advise(address: int, size: int, advice: int, what: str = "") -> None:
+    """madvise(2). Raises OSError, with `what` as its filename."""
+    if _madvise(address, size, advice) < 0:
+        fail("madvise", what)
+
+
+def memory_move(address: int, size: int, goal: int) -> None:
+    """mremap(2), in the place of what is at `goal`. Raises OSError."""
+    if _mremap(address, size, size, _MREMAP, goal) != goal:
+        fail("mremap")
 
 
 def fail(call: str, culprit: str | bytes | None = None, errno: int | None = None) -> NoReturn:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from typing import Final
 
-from shim.linux.libc import LIBC, fail
+from shim.linux import mappings
+from shim.linux.libc import memory_advise
 
 _MADV_MERGEABLE: Final = getattr(mmap, "MADV_MERGEABLE", 12)
-
-_madvise = LIBC.madvise
-_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def allow() -> None:
@@ -22,11 +19,5 @@ def allow() -> None:
     the time that writing to it takes, and a page of that could hold a guess at what another has.
     Raises OSError (EINVAL: the kernel has no KSM).
     """
-    with open("/proc/self/maps") as file:
-        maps = file.read().splitlines()
-    for line in maps:
-        span, permissions, _offset, _device, _inode, *name = line.split(maxsplit=5)
-        if permissions == "rw-p" and not name:
-            start, end = (int(address, 16) for address in span.split("-"))
-            if _madvise(start, end - start, _MADV_MERGEABLE) < 0:
-                fail("madvise", "MADV_MERGEABLE")
+    for begin, end in mappings.private(b""):
+        memory_advise(begin, end - begin, _MADV_MERGEABLE, "MADV_MERGEABLE")

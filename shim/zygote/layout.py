@@ -15,11 +15,12 @@ import operator
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import CodeType, FunctionType
 from typing import Final
 
-from shim.linux.files import read_small
-from shim.linux.libc import LIBC
+from shim.linux import mappings
+from shim.linux.libc import LIBC, memory_advise
 
 RESERVED: Final = 16 << 20
 """Bytes of small objects, about what the imports make."""
@@ -40,8 +41,6 @@ _free.argtypes = (ctypes.c_void_p,)
 _sbrk = LIBC.sbrk
 _sbrk.argtypes = (ctypes.c_ssize_t,)
 _sbrk.restype = ctypes.c_void_p
-_madvise = LIBC.madvise
-_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 _kept: list[bytes] = []
 
@@ -101,19 +100,11 @@ def _close_large_gaps() -> None:
 
 def use_huge_pages() -> None:
     """Move what lies together into huge pages, where the kernel does that (Linux 6.1)."""
-    for begin, end in _heaps():
+    for begin, end in mappings.private(b"", mappings.HEAP):
         first, last = -(-begin // _HUGE_PAGE), end // _HUGE_PAGE
-        if first < last:  # or it stays as it is
-            _madvise(first * _HUGE_PAGE, (last - first) * _HUGE_PAGE, _MADV_COLLAPSE)
-
-
-def _heaps() -> Iterator[tuple[int, int]]:
-    """Begin and end of memory that is not a file's."""
-    for line in read_small("/proc/self/maps").splitlines():
-        span, access, *_, name = [*line.split(None, 5), b""][:6]
-        if access == b"rw-p" and name.strip() in (b"", b"[heap]"):
-            begin, _, end = span.partition(b"-")
-            yield int(begin, 16), int(end, 16)
+        if first < last:
+            with suppress(OSError):  # it stays as it is
+                memory_advise(first * _HUGE_PAGE, (last - first) * _HUGE_PAGE, _MADV_COLLAPSE)
 
 
 def pack(functions: Sequence[FunctionType]) -> None:
