@@ -7,9 +7,9 @@ anywhere else. An artifact is native code: whoever passes one to `load` vouches 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias
 
 from shim.linux.messages import one_line, plain
 
@@ -112,6 +112,68 @@ class Module(Protocol):
         """
 
 
+Extern: TypeAlias = object
+"""A function, memory, table, global or tag of a store, in the engine's own words."""
+
+MAX_PARAMS: Final = 32
+"""How many parameters a host function may have."""
+
+
+class Trap(Exception):
+    """A guest trapped, or there was no room for it: the reason, and a backtrace in lines."""
+
+    def __init__(self, reason: str, frames: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.frames = frames
+
+
+class Instance(Protocol):
+    """An instance of a module in a store, which lives as long as the store."""
+
+    def extern(self, name: str) -> Extern:
+        """Return an export, to import it elsewhere. Raises ModuleError where there is none."""
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """Return an exported function, to be called with numbers.
+
+        Integers in either sign; it returns a signed one, a float, None or a tuple. It raises Trap;
+        an exception of a host function on the way comes out as it is. Raises ModuleError where
+        there is none, or it takes or returns what is no number.
+        """
+
+    def memory(self, name: str) -> Callable[[], memoryview]:
+        """Return what returns a view of all of an exported memory, as long as it is then.
+
+        A view stays right when the memory grows: it does not move. Raises ModuleError where there
+        is none, or it is one of which that is not true (of 64 bits), or shared.
+        """
+
+
+class Store(Protocol):
+    """Instances of several modules, which import what others export, and host functions.
+
+    All externs that go into one store come from it.
+    """
+
+    def instantiate(self, module: Module, imports: Sequence[Extern]) -> Instance:
+        """Instantiate a module with what it imports, in the order of its imports.
+
+        The module is one that this engine has loaded; it need not have passed `check`. Its start
+        function runs. Raises Trap, also where there is no room for its memory, what host functions
+        raise, and ModuleError where an import is not of the type that it is declared with.
+        """
+
+    def function(
+        self, params: Sequence[str], results: Sequence[str], call: Callable[..., Any]
+    ) -> Extern:
+        """Make a host function of a type in the names of wasm's types.
+
+        At most `MAX_PARAMS` parameters and one result, all of them numbers. `call` gets integers as
+        signed ones, and returns a number, integers in either sign. An exception becomes a trap, and
+        is raised where the guest was called from.
+        """
+
+
 class Engine(Protocol):
     """A WebAssembly engine."""
 
@@ -154,6 +216,15 @@ class Engine(Protocol):
         """Do the same with an artifact at the beginning of a file, which must never change.
 
         What follows it there is not looked at. `ModuleError` also where there is no such file.
+        """
+
+    def store(self) -> Store:
+        """Make a store for modules that are linked by hand. In the guest; starts no thread."""
+
+    def with_stack(self, run: Callable[[], NoReturn]) -> NoReturn:
+        """Run where the stack is as deep as guests are promised, which ends this process.
+
+        `Module.run` does so itself; what calls into a store has to be called like this.
         """
 
 

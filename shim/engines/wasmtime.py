@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import wasmtime
-from wasmtime import Frame, FuncType, MemoryType, Trap, TrapCode, WasmtimeError
+from wasmtime import FuncType, MemoryType, Trap, WasmtimeError
 from wasmtime import _ffi as ffi
 
 from shim.engines.base import (
@@ -29,8 +29,10 @@ from shim.engines.base import (
 )
 from shim.engines.linking import Signature, check_export, link, signature_of
 from shim.engines.text import assembled
-from shim.engines.wasmtime_wasi import HostFunction, window
-from shim.linux.messages import one_line
+from shim.engines.wasmtime_store import Entrance, Store, context_of, fetch
+from shim.engines.wasmtime_traps import told
+from shim.engines.wasmtime_types import functype_signature
+from shim.engines.wasmtime_wasi import HostFunction
 from shim.wasi import preview1
 from shim.wasi.program import Program
 
@@ -46,19 +48,6 @@ _STACK: Final = 6 << 20  # of it; the rest is the interpreter's
 
 PROPOSALS: Final = ("wasm_exceptions",)
 """What wasmtime has off by default, and compilers of today use."""
-
-# The words of the specification's own tests, which wasmer uses too.
-_REASONS: Final = {
-    TrapCode.STACK_OVERFLOW: "call stack exhausted",
-    TrapCode.MEMORY_OUT_OF_BOUNDS: "out of bounds memory access",
-    TrapCode.TABLE_OUT_OF_BOUNDS: "undefined element: out of bounds table access",
-    TrapCode.INDIRECT_CALL_TO_NULL: "uninitialized element",
-    TrapCode.BAD_SIGNATURE: "indirect call type mismatch",
-    TrapCode.INTEGER_OVERFLOW: "integer overflow",
-    TrapCode.INTEGER_DIVISION_BY_ZERO: "integer divide by zero",
-    TrapCode.BAD_CONVERSION_TO_INTEGER: "invalid conversion to integer",
-    TrapCode.UNREACHABLE: "unreachable",
-}
 
 
 def _version() -> str:
@@ -95,6 +84,7 @@ class Host:
         for proposal in PROPOSALS:
             setattr(config, proposal, True)
         self.engine = wasmtime.Engine(config)
+        self.entrance = Entrance()
 
         self.program = Program()
         provided = preview1.provide(self.program)
@@ -115,22 +105,22 @@ class WasmtimeModule:
 
     def __init__(self, host: Host, module: wasmtime.Module) -> None:
         self._host = host
-        self._module = module
+        self.native = module
 
     def check(self, function: str = START) -> None:
         """See `Module.check`."""
         try:
-            self._host.linker.instantiate_pre(self._module)
+            self._host.linker.instantiate_pre(self.native)
         except WasmtimeError as error:
             self._choose_variants(error)
-        found = [export.type for export in self._module.exports if export.name == function]
+        found = [export.type for export in self.native.exports if export.name == function]
         check_export(function, bool(found), _signature(found[0]) if found else None)
 
     def _choose_variants(self, error: WasmtimeError) -> None:
         """Link imports that are not what is provided by their name."""
         host = self._host
         wanted = []
-        for item in self._module.imports:
+        for item in self.native.imports:
             place = item.module, item.name or ""
             # Only where it matters: asking for a type that the C API has no word for is the end.
             known = place in host.signatures and isinstance(item.type, FuncType)
@@ -156,7 +146,7 @@ class WasmtimeModule:
                     assert isinstance(entry, wasmtime.Func)
                     entry(store)
         except Trap as trap:
-            trapped(_message(trap))
+            trapped(backtrace(*told(trap)))
         except WasmtimeError as error:
             trapped(not_instantiated(error))
         except BaseException as error:
@@ -164,11 +154,11 @@ class WasmtimeModule:
         os._exit(0)
 
     def _instantiate(self, store: wasmtime.Store) -> InstanceExports:
-        exports = self._host.linker.instantiate(store, self._module).exports(store)
+        exports = self._host.linker.instantiate(store, self.native).exports(store)
         memory = exports.get("memory")
         # One of 64 bits may move when it grows, and nothing of preview 1 could point into it.
         if isinstance(memory, wasmtime.Memory) and not memory.type(store).is_64:
-            self._host.program.memory.attach(lambda: window(store, memory))
+            self._host.program.memory.attach(fetch(context_of(store), memory._memory))
         return exports
 
 
@@ -194,29 +184,7 @@ def _with_stack(run: Callable[[], NoReturn]) -> NoReturn:
 
 def _signature(kind: AsExternType) -> Signature | None:
     """Return the type of an import or export, if it is a function."""
-    if not isinstance(kind, FuncType):
-        return None
-    return Signature(tuple(map(str, kind.params)), tuple(map(str, kind.results)))
-
-
-def _message(trap: Trap) -> str:
-    try:
-        code = trap.trap_code
-    except ValueError:  # newer than the package's list
-        code = None
-    reason = _REASONS.get(code) if code else None
-    return backtrace(reason or _cause(trap), [_place(frame) for frame in trap.frames])
-
-
-def _cause(error: WasmtimeError | Trap) -> str:
-    """Return an error's text without the backtrace in front of it, which is unlike ours."""
-    return one_line(str(error).rpartition("Caused by:\n")[2].strip().removeprefix("wasm trap: "))
-
-
-def _place(frame: Frame) -> str:
-    module = frame.module_name or "<module>"
-    offset = frame.module_offset & 0xFFFFFFFF  # all ones where it is not known
-    return f"    at {frame.func_name or '<unnamed>'} ({module}[{frame.func_index}]:{offset:#x})"
+    return functype_signature(kind) if isinstance(kind, FuncType) else None
 
 
 class Wasmtime:
@@ -262,3 +230,11 @@ class Wasmtime:
         except WasmtimeError as error:
             raise ModuleError(f"unusable artifact: {error}") from None
         return WasmtimeModule(self.host, module)
+
+    def store(self) -> Store:
+        """See `Engine.store`."""
+        return Store(self.host.engine, self.host.entrance)
+
+    def with_stack(self, run: Callable[[], NoReturn]) -> NoReturn:
+        """See `Engine.with_stack`."""
+        _with_stack(run)

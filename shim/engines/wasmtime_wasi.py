@@ -9,7 +9,6 @@ leaves its result in the first slot. The linker knows the types and has checked 
 from __future__ import annotations
 
 import ctypes
-import struct
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,6 +16,9 @@ import wasmtime
 from wasmtime import _ffi as ffi
 
 from shim.engines.base import internal_error, trapped
+from shim.engines.slots import MEMORY, layout
+from shim.engines.wasmtime_store import FORMATS
+from shim.engines.wasmtime_types import functype
 from shim.wasi.abi import Bound
 
 # wasm_trap_t *(*)(void *data, wasmtime_caller_t *caller, wasmtime_val_raw_t *slots, size_t count):
@@ -24,9 +26,7 @@ from shim.wasi.abi import Bound
 _Callback: Final = ctypes.CFUNCTYPE(
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t
 )
-_SLOTS: Final = {"i32": "i12x", "i64": "q8x"}
 _NO_FINALIZER: Final = ctypes.cast(0, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
-_STACK: Final = 64 << 20  # bytes around the first slots seen; a guest's stack has half of one
 
 
 def _entry(bound: Bound) -> Callable[[int, int, int], None]:
@@ -35,23 +35,16 @@ def _entry(bound: Bound) -> Callable[[int, int, int], None]:
     No exception may leave it: ctypes would print and then forget it. Nor is a trap returned: there
     is nobody who could handle it.
     """
-    unpack = struct.Struct("<" + "".join(_SLOTS[kind] for kind in bound.params)).unpack_from
-    pack = struct.Struct("<i").pack_into if bound.results else None
+    unpack = layout(bound.params, FORMATS).unpack_from
+    pack = layout(bound.results, FORMATS).pack_into if bound.results else None
     call = bound.call
-    # A window onto the stack: a view made anew for each call would cost as much as the call.
-    stack: memoryview | None = None
-    start = 0
+    memory = MEMORY
 
     def entry(_data: int, _caller: int, slots: int) -> None:
-        nonlocal stack, start
         try:
-            if stack is None:
-                start = slots - _STACK // 2
-                stack = memoryview((ctypes.c_char * _STACK).from_address(start)).cast("B")
-            at = slots - start
-            result = call(*unpack(stack, at))
+            result = call(*unpack(memory, slots))
             if pack is not None:
-                pack(stack, at, result)
+                pack(memory, slots, result)
         except BaseException as error:
             trapped(internal_error(error))
 
@@ -66,10 +59,7 @@ class HostFunction:
 
     def __init__(self, bound: Bound) -> None:
         self._callback = _Callback(_entry(bound))  # of which native code has only the address
-        types = {"i32": wasmtime.ValType.i32(), "i64": wasmtime.ValType.i64()}
-        self._kind = wasmtime.FuncType(
-            [types[param] for param in bound.params], [types[result] for result in bound.results]
-        )
+        self._kind = functype(bound.params, bound.results)
 
     def define(self, linker: wasmtime.Linker, module: str, name: str) -> None:
         """Enter it in a linker, maybe in the place of another one."""
@@ -89,15 +79,3 @@ class HostFunction:
 def _text(text: str) -> tuple[Any, int]:
     data = text.encode()
     return ctypes.create_string_buffer(data), len(data)
-
-
-def window(store: wasmtime.Store, memory: wasmtime.Memory) -> memoryview:
-    """Return a view of all of a memory, as long as it is now.
-
-    The memory must not move when it grows: `Config.memory_may_move`.
-    """
-    size = memory.data_len(store)
-    if size == 0:
-        return memoryview(bytearray())
-    address = ctypes.addressof(memory.data_ptr(store).contents)
-    return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")

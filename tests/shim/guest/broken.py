@@ -29,7 +29,7 @@ from shim.daemon.containers.artifacts import Artifacts
 from shim.daemon.containers.guest import Guest
 from shim.daemon.log import Logger
 from shim.daemon.streams.stdio import Stdio
-from shim.engines.base import Grants
+from shim.engines.base import Grants, Store
 from shim.guest import control
 from shim.linux import credentials, readonly
 from shim.linux.libc import NUMBERS, system_call
@@ -66,6 +66,14 @@ class Native:
     def load(self, artifact: bytes | memoryview) -> Native:
         """As every engine."""
         return self
+
+    def store(self) -> Store:
+        """As no component would be."""
+        raise NotImplementedError
+
+    def with_stack(self, run: Callable[[], NoReturn]) -> NoReturn:
+        """As an engine that is content with any."""
+        run()
 
     def load_file(self, path: str) -> Native:
         """As an engine that maps its artifacts: from the cache, as the container's user."""
