@@ -6,7 +6,7 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from shim.engines.base import ModuleError
-from shim.wasi.abi import Bound
+from shim.wasi.preview1.abi import Bound
 
 
 class Signature(NamedTuple):

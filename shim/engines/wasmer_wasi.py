@@ -18,7 +18,7 @@ from typing import Final
 
 from shim.engines import libwasmer
 from shim.engines.base import internal_error, trapped
-from shim.wasi.abi import Bound
+from shim.wasi.preview1.abi import Bound
 
 _Callback: Final = ctypes.CFUNCTYPE(None, ctypes.c_size_t)
 _SLOTS: Final = {"i32": "i4x", "i64": "q"}

@@ -33,7 +33,7 @@ from shim.engines.gil_pool import GilPool
 from shim.engines.linking import Signature, check_export, link, signature_of
 from shim.engines.text import assembled
 from shim.wasi import preview1
-from shim.wasi.abi import Bound
+from shim.wasi.preview1.abi import Bound
 from shim.wasi.program import Program
 
 NAME: Final = "wasmer"

@@ -19,7 +19,7 @@ from shim.engines.base import internal_error, trapped
 from shim.engines.slots import MEMORY, layout
 from shim.engines.wasmtime_store import FORMATS
 from shim.engines.wasmtime_types import functype
-from shim.wasi.abi import Bound
+from shim.wasi.preview1.abi import Bound
 
 # wasm_trap_t *(*)(void *data, wasmtime_caller_t *caller, wasmtime_val_raw_t *slots, size_t count):
 # a callee may take fewer parameters than it is given, and ctypes spends time on each.

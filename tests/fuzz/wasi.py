@@ -12,7 +12,7 @@ from unittest.mock import patch
 from shim.wasi import descriptors, filetypes, resolver, rights
 from shim.wasi.descriptors import Descriptor
 from tests.fuzz.source import Source, scratch
-from tests.shim.wasi.conftest import PAGE, Guest
+from tests.shim.wasi.preview1.conftest import PAGE, Guest
 
 _ROOT = scratch()
 _HOME = os.path.join(_ROOT, "home")

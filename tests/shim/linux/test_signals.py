@@ -50,7 +50,7 @@ def spin_in_libwasmer(write: int, artifact: bytes, *arguments: int) -> None:
     from shim.engines import libwasmer
     from shim.engines.wasmer import Host
     from shim.engines.wasmer_wasi import HostFunction
-    from shim.wasi.abi import Bound
+    from shim.wasi.preview1.abi import Bound
 
     def spinning() -> int:
         return os.write(write, b"x")

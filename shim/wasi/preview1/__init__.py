@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 # Importing an area is what registers its functions.
-from shim.wasi import (
+from shim.wasi.preview1 import (
     abi,
     addrinfo,
     clocks,
@@ -25,7 +25,7 @@ from shim.wasi import (
     unstable,
     wasmedge,
 )
-from shim.wasi.abi import Bound
+from shim.wasi.preview1.abi import Bound
 from shim.wasi.program import Program
 
 MODULE: Final = "wasi_snapshot_preview1"

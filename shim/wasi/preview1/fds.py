@@ -8,8 +8,8 @@ import struct
 from typing import Final, TypeAlias
 
 from shim.wasi import errno, filetypes, rights
-from shim.wasi.abi import S64, U32, U64, Fd, Ptr, Size, host
 from shim.wasi.errno import Refused
+from shim.wasi.preview1.abi import S64, U32, U64, Fd, Ptr, Size, host
 from shim.wasi.program import Program
 from shim.wasi.times import set_times
 

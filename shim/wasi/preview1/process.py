@@ -7,8 +7,8 @@ import signal
 from typing import Final, NoReturn
 
 from shim.wasi import errno
-from shim.wasi.abi import U32, Ptr, Size, host
 from shim.wasi.errno import Refused
+from shim.wasi.preview1.abi import U32, Ptr, Size, host
 from shim.wasi.program import Program
 
 # In the order of the specification; from 16 on the numbers are not Linux's.

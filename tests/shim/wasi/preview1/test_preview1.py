@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shim.wasi import descriptors, filetypes, preview1
-from shim.wasi.abi import Bound
+from shim.wasi.preview1.abi import Bound
 from shim.wasi.program import Program
 
 from .conftest import Guest

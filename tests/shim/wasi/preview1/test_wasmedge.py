@@ -6,8 +6,9 @@ import struct
 
 import pytest
 
-from shim.wasi import abi, errno, filetypes, preview1, rights
+from shim.wasi import errno, filetypes, preview1, rights
 from shim.wasi.descriptors import inherited
+from shim.wasi.preview1 import abi
 
 from .conftest import PAGE, Guest
 

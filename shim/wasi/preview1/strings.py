@@ -13,8 +13,8 @@ import struct
 from collections.abc import Sequence
 from itertools import accumulate
 
-from shim.wasi.abi import Ptr, host
 from shim.wasi.memory import Memory
+from shim.wasi.preview1.abi import Ptr, host
 from shim.wasi.program import Program
 
 

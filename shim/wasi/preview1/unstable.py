@@ -17,10 +17,10 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from shim.wasi import fds, poll
-from shim.wasi.abi import S64, U32, Fd, Ptr, Size
-from shim.wasi.fds import Attributes
-from shim.wasi.paths import attributes_at
+from shim.wasi.preview1 import fds, poll
+from shim.wasi.preview1.abi import S64, U32, Fd, Ptr, Size
+from shim.wasi.preview1.fds import Attributes
+from shim.wasi.preview1.paths import attributes_at
 from shim.wasi.program import Program
 
 _FILESTAT: Final = struct.Struct("<QQBxxxIQQQQ")

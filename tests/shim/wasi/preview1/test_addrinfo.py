@@ -3,9 +3,9 @@ from __future__ import annotations
 import struct
 
 from shim.wasi import errno
+from tests.shim.wasi.dns import ONE, SIX, TWO, World
 
 from .conftest import PAGE, Guest
-from .dns import ONE, SIX, TWO, World
 
 
 class List:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from shim.wasi import rights
-from shim.wasi.abi import U64, Fd, Ptr, Size, host
 from shim.wasi.directory_stream import DirectoryStream
+from shim.wasi.preview1.abi import U64, Fd, Ptr, Size, host
 from shim.wasi.program import Program
 
 _U64: Final = 0xFFFFFFFFFFFFFFFF

@@ -11,11 +11,11 @@ from _socket import MSG_PEEK, MSG_TRUNC, MSG_WAITALL, socket
 from typing import Final
 
 from shim.wasi import errno, rights
-from shim.wasi.abi import U32, Fd, Ptr, Size, host
 from shim.wasi.descriptors import Descriptor
 from shim.wasi.errno import Refused
-from shim.wasi.fds import NONBLOCK
 from shim.wasi.filetypes import SOCKET_DGRAM, SOCKET_STREAM
+from shim.wasi.preview1.abi import U32, Fd, Ptr, Size, host
+from shim.wasi.preview1.fds import NONBLOCK
 from shim.wasi.program import Program
 
 _PEEK: Final = 1  # riflags

@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from shim.wasi import errno, resolver
-from shim.wasi.abi import Ptr, Size, host
 from shim.wasi.errno import Refused
+from shim.wasi.preview1.abi import Ptr, Size, host
+from shim.wasi.preview1.wasmedge import FAMILIES, NUMBERS, need_network
 from shim.wasi.program import Program
-from shim.wasi.wasmedge import FAMILIES, NUMBERS, need_network
 
 _ADDRINFO: Final = struct.Struct("<HBBBxxxIIIII")
 _SOCKADDR: Final = struct.Struct("<BxxxII")

@@ -6,8 +6,9 @@ import struct
 import time
 from pathlib import Path
 
-from shim.wasi import clocks, errno
+from shim.wasi import errno
 from shim.wasi.descriptors import inherited
+from shim.wasi.preview1 import clocks
 
 from .conftest import PAGE, Guest
 

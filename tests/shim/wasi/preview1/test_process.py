@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from shim.wasi import clocks, errno
+from shim.wasi import errno
+from shim.wasi.preview1 import clocks
 
 from .conftest import PAGE, Guest
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shim.wasi import descriptors, errno, fds, filetypes, rights
+from shim.wasi import descriptors, errno, filetypes, rights
 from shim.wasi.descriptors import inherited
+from shim.wasi.preview1 import fds
 
 from .conftest import PAGE, Guest
 

@@ -49,12 +49,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from shim.wasi import errno, rights
-from shim.wasi.abi import HOSTS, U32, Fd, Ptr, Size, host
 from shim.wasi.descriptors import Descriptor
 from shim.wasi.errno import FROM_LINUX, Refused
 from shim.wasi.filetypes import SOCKET_DGRAM, SOCKET_STREAM
+from shim.wasi.preview1.abi import HOSTS, U32, Fd, Ptr, Size, host
+from shim.wasi.preview1.sockets import receive, sock_accept, sock_recv, sock_send, socket_of
 from shim.wasi.program import Program
-from shim.wasi.sockets import receive, sock_accept, sock_recv, sock_send, socket_of
 
 # WasmEdge also has 3, AF_UNIX, but refuses it unless it is told otherwise.
 FAMILIES: Final = {1: AF_INET, 2: AF_INET6}

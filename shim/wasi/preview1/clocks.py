@@ -6,8 +6,8 @@ import time
 from typing import Final
 
 from shim.wasi import errno
-from shim.wasi.abi import U32, U64, Ptr, host
 from shim.wasi.errno import Refused
+from shim.wasi.preview1.abi import U32, U64, Ptr, host
 from shim.wasi.program import Program
 
 REALTIME: Final = 0

@@ -6,11 +6,11 @@ import os
 from typing import Final
 
 from shim.wasi import errno, own_links, rights
-from shim.wasi.abi import U32, U64, Fd, Ptr, Size, host
 from shim.wasi.descriptors import Descriptor, applicable
 from shim.wasi.errno import Refused
-from shim.wasi.fds import FDFLAGS, FILESTAT, Attributes, attributes
 from shim.wasi.filetypes import DIRECTORY, REGULAR_FILE, SYMBOLIC_LINK, filetype
+from shim.wasi.preview1.abi import U32, U64, Fd, Ptr, Size, host
+from shim.wasi.preview1.fds import FDFLAGS, FILESTAT, Attributes, attributes
 from shim.wasi.program import Program
 from shim.wasi.resolution import FOLLOW, look_up, parent, read_path, resolve, start
 from shim.wasi.times import set_times

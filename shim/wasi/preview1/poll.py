@@ -19,11 +19,12 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from shim.wasi import clocks, errno, rights
-from shim.wasi.abi import Ptr, Size, host
+from shim.wasi import errno, rights
 from shim.wasi.descriptors import Descriptor
 from shim.wasi.errno import Refused
 from shim.wasi.filetypes import REGULAR_FILE, SOCKET_STREAM
+from shim.wasi.preview1 import clocks
+from shim.wasi.preview1.abi import Ptr, Size, host
 from shim.wasi.program import Program
 
 _SUBSCRIPTION: Final = struct.Struct("<QBxxxxxxxIxxxxQQHxxxxxx")
