@@ -40,7 +40,7 @@ from shim.engines.text import assembled
 from shim.engines.wasmer_wasi import HostFunction
 from shim.linux.libc import memory_move
 from shim.wasi import preview1
-from shim.wasi.program import Program
+from shim.wasi.preview1.program import Program
 
 NAME: Final = "wasmer"
 _INITIALIZE: Final = "_initialize"

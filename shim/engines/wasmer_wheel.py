@@ -34,7 +34,7 @@ from shim.engines.linking import Signature, check_export, link, signature_of
 from shim.engines.text import assembled
 from shim.wasi import preview1
 from shim.wasi.preview1.abi import Bound
-from shim.wasi.program import Program
+from shim.wasi.preview1.program import Program
 
 NAME: Final = "wasmer"
 _INITIALIZE: Final = "_initialize"

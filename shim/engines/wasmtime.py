@@ -34,7 +34,7 @@ from shim.engines.wasmtime_traps import told
 from shim.engines.wasmtime_types import functype_signature
 from shim.engines.wasmtime_wasi import HostFunction
 from shim.wasi import preview1
-from shim.wasi.program import Program
+from shim.wasi.preview1.program import Program
 
 if TYPE_CHECKING:
     from wasmtime._instance import InstanceExports

@@ -1,6 +1,7 @@
-"""WASI preview 1 as Python functions over an engine's linear memory (library).
+"""WASI, once for all its dialects (library; runs in the guest).
 
-Written from the specification, `wasi_snapshot_preview1.witx`, and from what wasi-libc and Rust's
-std make of it. One file per area; `preview1.bind` puts them together and gives an engine the host
-functions of a `Program`, which is where a guest's grants and its memory go.
+What preview 1, 0.2 and 0.3 share is here, and knows no ABI: what a program was granted, descriptors
+and what may be done with them, where paths lead, waiting, sockets, names. It raises OSError with
+Linux's numbers, or `NotCapable`. A dialect is a folder below: `preview1` turns the outcome into
+error numbers and bytes in memory, `p2` into results and resources.
 """

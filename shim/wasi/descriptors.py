@@ -1,23 +1,19 @@
-"""The guest's descriptors: numbers of its own, each with rights, over the kernel's (library).
-
-A guest names descriptors by their place in this table and can name nothing else, so descriptors of
-the host that happen to be open are out of its reach.
-"""
+"""The guest's descriptors: each with rights, over one of the kernel's (library; in the guest)."""
 
 from __future__ import annotations
 
+import errno as linux
 import fcntl
-import heapq
 import os
 from typing import TYPE_CHECKING, Final
 
-from shim.wasi import errno, rights
-from shim.wasi.directory_stream import DirectoryStream
-from shim.wasi.errno import Refused
+from shim.wasi import rights
+from shim.wasi.errors import NotCapable, failure
 from shim.wasi.filetypes import (
     BLOCK_DEVICE,
     CHARACTER_DEVICE,
     DIRECTORY,
+    FIFO,
     REGULAR_FILE,
     SOCKET_DGRAM,
     SOCKET_STREAM,
@@ -28,10 +24,13 @@ from shim.wasi.filetypes import (
 if TYPE_CHECKING:
     from _socket import socket
 
+    from shim.wasi.directory_stream import DirectoryStream
+
 _RIGHTS: Final = {
     DIRECTORY: rights.DIRECTORY,
     SOCKET_STREAM: rights.SOCKET,
     SOCKET_DGRAM: rights.SOCKET,
+    FIFO: rights.STREAM,
     UNKNOWN: rights.STREAM,
 }
 _SEEKABLE: Final = (DIRECTORY, REGULAR_FILE, BLOCK_DEVICE)  # lacks the right, not the ability
@@ -51,7 +50,10 @@ def applicable(fd: int, kind: int) -> int:
 
 
 class Descriptor:
-    """One open file, directory, stream or socket, and what the guest may do with it."""
+    """One open file, directory, stream or socket, and what the guest may do with it.
+
+    Who keeps it says so by `share`, and no longer by `close`; the last one closes it.
+    """
 
     __slots__ = (
         "base",
@@ -65,6 +67,7 @@ class Descriptor:
         "readonly",
         "sock",
         "stream",
+        "users",
     )
 
     def __init__(
@@ -87,13 +90,50 @@ class Descriptor:
         self.confined = confined  # no path from here leads out; else see `resolution`
         self.preopen = preopen  # the guest's name for it
         self.cwd: Descriptor | None = None  # the working directory that lies over this one
-        self.stream: DirectoryStream | None = None  # of a directory: what fd_readdir knows of it
+        self.stream: DirectoryStream[bytes] | None = None  # a directory as preview 1 reads it
         self.sock: socket | None = None
+        self.users = 1
 
     def writable(self) -> None:
         """Raise EROFS if nothing may be changed through this descriptor."""
         if self.readonly:
-            raise Refused(errno.ROFS)
+            raise failure(linux.EROFS)
+
+    def need(self, right: int) -> None:
+        """Raise what `refusal` returns if it lacks any of `right`."""
+        if self.base & right != right:
+            raise self.refusal(right)
+
+    def refusal(self, right: int) -> Exception:
+        """Return why it cannot be used for all of `right`.
+
+        EBADF as POSIX has it for reading what is write-only and the reverse, ESPIPE for a position
+        in what has none, ENOTDIR for a path below what is no directory, otherwise `NotCapable`.
+        """
+        missing = right & ~self.base
+        if missing & (rights.FD_READ | rights.FD_WRITE):
+            return failure(linux.EBADF)
+        if missing & (rights.FD_SEEK | rights.FD_TELL) and self.kind not in _SEEKABLE:
+            return failure(linux.ESPIPE)
+        if right & rights.DIRECTORY & ~rights.FILE and self.kind != DIRECTORY:
+            return failure(linux.ENOTDIR)
+        return NotCapable()
+
+    def share(self) -> Descriptor:
+        """Return it for one more to keep."""
+        self.users += 1
+        return self
+
+    def close(self) -> None:
+        """Close it, unless somebody else keeps it."""
+        self.users -= 1
+        if self.users:
+            return
+        if self.sock is not None:
+            self.sock.detach()
+        if self.cwd is not None:
+            self.cwd.close()
+        os.close(self.fd)
 
 
 def inherited(fd: int) -> Descriptor:
@@ -117,78 +157,6 @@ def stdio(fd: int) -> Descriptor:
     being there. The guest gets the one that is meant: it must not read its own output.
     """
     descriptor = inherited(fd)
-    if descriptor.kind == UNKNOWN:
+    if descriptor.kind == FIFO:
         descriptor.base &= ~(rights.FD_READ if fd else rights.FD_WRITE)
     return descriptor
-
-
-class Table:
-    """Descriptors by the guest's numbers; a new one gets the lowest that is free, as in POSIX."""
-
-    __slots__ = ("_free", "opened")
-
-    def __init__(self) -> None:
-        self.opened: dict[int, Descriptor] = {}
-        self._free: list[
-            int
-        ] = []  # heap of the numbers given back, all below len(open) + len(free)
-
-    def add(self, descriptor: Descriptor) -> int:
-        """Enter a descriptor; return its number."""
-        number = heapq.heappop(self._free) if self._free else len(self.opened)
-        self.opened[number] = descriptor
-        return number
-
-    def get(self, number: int) -> Descriptor:
-        """Return the descriptor, or raise EBADF."""
-        try:
-            return self.opened[number]
-        except KeyError:
-            raise Refused(errno.BADF) from None
-
-    def need(self, number: int, right: int) -> Descriptor:
-        """Return the descriptor if it has all of `right`.
-
-        Raises EBADF as POSIX does for reading what is write-only and the reverse, ESPIPE for a
-        position in what has none, ENOTDIR for a path below what is no directory, otherwise
-        ENOTCAPABLE.
-        """
-        try:
-            descriptor = self.opened[number]
-        except KeyError:
-            raise Refused(errno.BADF) from None
-        if descriptor.base & right != right:
-            missing = right & ~descriptor.base
-            if missing & (rights.FD_READ | rights.FD_WRITE):
-                raise Refused(errno.BADF)
-            if missing & (rights.FD_SEEK | rights.FD_TELL) and descriptor.kind not in _SEEKABLE:
-                raise Refused(errno.SPIPE)
-            if right & rights.DIRECTORY & ~rights.FILE and descriptor.kind != DIRECTORY:
-                raise Refused(errno.NOTDIR)
-            raise Refused(errno.NOTCAPABLE)
-        return descriptor
-
-    def close(self, number: int) -> None:
-        """Close a descriptor; its number may be given out again."""
-        descriptor = self.get(number)
-        del self.opened[number]
-        heapq.heappush(self._free, number)
-        _release(descriptor)
-
-    def renumber(self, source: int, target: int) -> None:
-        """Move a descriptor over another one, which is closed."""
-        moved, replaced = self.get(source), self.get(target)
-        if source == target:
-            return
-        del self.opened[source]
-        heapq.heappush(self._free, source)
-        self.opened[target] = moved
-        _release(replaced)
-
-
-def _release(descriptor: Descriptor) -> None:
-    if descriptor.sock is not None:
-        descriptor.sock.detach()
-    if descriptor.cwd is not None:
-        _release(descriptor.cwd)
-    os.close(descriptor.fd)

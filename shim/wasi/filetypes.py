@@ -1,4 +1,4 @@
-"""What WASI preview 1 calls the types of files (library)."""
+"""The types of files (library). The numbers are those of preview 1, which has none for a pipe."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ REGULAR_FILE: Final = 4
 SOCKET_DGRAM: Final = 5
 SOCKET_STREAM: Final = 6
 SYMBOLIC_LINK: Final = 7
+FIFO: Final = 8
 
-# Preview 1 has no name for a pipe. Whether a socket is one of datagrams, only the socket knows.
+# Whether a socket is one of datagrams, only the socket knows.
 FILETYPES: Final = {
     stat.S_IFBLK: BLOCK_DEVICE,
     stat.S_IFCHR: CHARACTER_DEVICE,
     stat.S_IFDIR: DIRECTORY,
+    stat.S_IFIFO: FIFO,
     stat.S_IFREG: REGULAR_FILE,
     stat.S_IFSOCK: SOCKET_STREAM,
     stat.S_IFLNK: SYMBOLIC_LINK,
@@ -27,5 +29,5 @@ _KIND: Final = 0o170000  # S_IFMT
 
 
 def filetype(mode: int) -> int:
-    """Return the WASI filetype for a `st_mode`."""
+    """Return the filetype for a `st_mode`."""
     return FILETYPES.get(mode & _KIND, UNKNOWN)

@@ -12,11 +12,12 @@ import os
 import re
 import stat
 from collections import deque
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeAlias
 
-from shim.wasi import errno, rights
-from shim.wasi.descriptors import Descriptor, Table
-from shim.wasi.errno import Refused
+from shim.wasi import rights
+from shim.wasi.descriptors import Descriptor
+from shim.wasi.errors import NotCapable, failure
 from shim.wasi.filetypes import DIRECTORY, REGULAR_FILE
 
 _NO_WAY: Final = (linux.ENOENT, linux.ELOOP)  # without a procfs, and with one
@@ -26,35 +27,39 @@ _ABOVE: Final = (b"/dev/", b"/proc/", b"/")
 _SYMLINKS: Final = 40  # as many as the kernel follows in one path
 
 
-def own(table: Table, where: Descriptor, path: bytes, error: OSError) -> int:
-    """Return which open descriptor a path leads to, of which the kernel has said `error`.
+Numbered: TypeAlias = Mapping[int, Descriptor]
+"""A guest's descriptors by the numbers that it has for them: all, or the standard streams."""
+
+
+def own(numbered: Numbered, where: Descriptor, path: bytes, error: OSError) -> Descriptor:
+    """Return the open descriptor that a path leads to, of which the kernel has said `error`.
 
     Raises that again for any other path.
     """
     if error.errno in _NO_WAY and not where.confined:
         name = path.rpartition(b"/")[2]
         if name in _STREAMS or name.isdigit() or _target(where, path) is not None:
-            number = _walk(where, path)
-            if number in table.opened:
-                return number
+            found = numbered.get(_walk(where, path))
+            if found is not None:
+                return found
     raise error
 
 
-def link(table: Table, where: Descriptor, path: bytes) -> bytes | None:
+def link(numbered: Numbered, where: Descriptor, path: bytes) -> bytes | None:
     """Return what `/proc/self/fd/N`, by any name, points to; None if the path is no such link.
 
     Raises EINVAL for a file, whose name nobody has kept.
     """
     if where.confined or not path.rpartition(b"/")[2].isdigit():
         return None
-    found = table.opened.get(_walk(where, path))
+    found = numbered.get(_walk(where, path))
     if found is None:
         return None
     attributes = os.fstat(found.fd)
     for is_kind, kind in ((stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket")):
         if is_kind(attributes.st_mode):
             return b"%s:[%d]" % (kind.encode(), attributes.st_ino)
-    raise Refused(errno.INVAL)
+    raise failure(linux.EINVAL)
 
 
 def again(found: Descriptor, base: int, inheriting: int, *, emptied: bool) -> Descriptor:
@@ -65,15 +70,15 @@ def again(found: Descriptor, base: int, inheriting: int, *, emptied: bool) -> De
     """
     use = base & (rights.FD_READ | rights.FD_WRITE)
     base &= found.base
-    if found.kind == DIRECTORY:  # fd_readdir needs a position of its own
+    if found.kind == DIRECTORY:  # reading it needs a position of its own
         flags = os.O_WRONLY if use & rights.FD_WRITE else os.O_RDONLY  # EISDIR is the kernel's word
         fd = os.open(b".", flags, dir_fd=found.fd)
     elif use and not use & base:
-        raise Refused(errno.ACCES)
+        raise failure(linux.EACCES)
     else:
         if emptied and found.kind == REGULAR_FILE and base & rights.FD_WRITE:
             if found.given_up & rights.FD_FILESTAT_SET_SIZE:
-                raise Refused(errno.NOTCAPABLE)
+                raise NotCapable
             os.ftruncate(found.fd, 0)
         fd = os.dup(found.fd)
     made = Descriptor(

@@ -1,32 +1,32 @@
-"""The state of the one program that this process runs (library; runs in the guest)."""
+"""What the one program that this process runs was granted (library; runs in the guest)."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 from shim.wasi import descriptors, filetypes, rights
-from shim.wasi.descriptors import Descriptor, Table
-from shim.wasi.memory import Memory
-
-_LISTENER: Final = b"socket"  # the name that a libc which takes it for a directory will see
+from shim.wasi.descriptors import Descriptor
+from shim.wasi.errors import NotCapable
 
 
 class Program:
-    """Arguments, environment, descriptors and memory of a guest: what every host function uses.
+    """Arguments, environment and descriptors: what every host function uses.
 
-    Made empty before the fork, when the host functions are bound to it; filled after it.
+    Made empty before the fork, when the host functions are bound to it; filled after it. A dialect
+    that keeps more has a class of its own.
     """
 
-    __slots__ = ("args", "descriptors", "env", "memory", "network")
+    __slots__ = ("args", "cwd", "env", "listeners", "network", "preopens", "stdio")
 
     def __init__(self) -> None:
         self.args: Sequence[bytes] = ()
         self.env: Sequence[bytes] = ()
-        self.descriptors = Table()
-        self.memory = Memory()
+        self.cwd: bytes | None = None  # the working directory's name, if it is not `/`
+        self.stdio: Sequence[Descriptor] = ()  # descriptors 0, 1 and 2 of the process
+        self.listeners: Sequence[Descriptor] = ()
+        self.preopens: Sequence[Descriptor] = ()
         self.network = True  # whether the guest may open sockets of its own
 
     def grant(
@@ -41,9 +41,8 @@ class Program:
     ) -> None:
         """Hand over what was granted: strings and preopens (name, descriptor, read-only, confined).
 
-        Descriptors 0, 1 and 2 of the process, which must be open, become the guest's. Listening
-        sockets follow from 3, as sd_listen_fds(3) has it and LISTEN_FDS tells the guest; then
-        preopens. Both are taken over. A preopen may be O_PATH.
+        Descriptors 0, 1 and 2 of the process, which must be open, become the guest's. Listeners
+        and preopens are taken over. A preopen may be O_PATH.
 
         `cwd` is the working directory if it is not `/`, described and taken over like a preopen.
         It lies over the preopen `/` (see `resolution.start`).
@@ -51,21 +50,21 @@ class Program:
         self.args = args
         self.env = env
         self.network = network
-        for fd in range(3):
-            self.descriptors.add(descriptors.stdio(fd))
-        for fd in listeners:
-            listener = descriptors.inherited(fd)
-            listener.preopen = _LISTENER
-            self.descriptors.add(listener)
-        if listeners and not any(pair.startswith(b"LISTEN_FDS=") for pair in env):
-            self.env = [*env, b"LISTEN_FDS=%d" % len(listeners)]
-        for preopen in preopens:
-            directory = _directory(*preopen)
-            if cwd is not None and directory.preopen == b"/":
-                directory.cwd, cwd = _directory(*cwd), None
-            self.descriptors.add(directory)
-        if cwd is not None:  # without a `/` nothing is relative to it
-            os.close(cwd[1])
+        self.stdio = [descriptors.stdio(fd) for fd in range(3)]
+        self.listeners = [descriptors.inherited(fd) for fd in listeners]
+        self.preopens = [_directory(*preopen) for preopen in preopens]
+        if cwd is None:
+            return
+        for directory in self.preopens:
+            if directory.preopen == b"/":
+                directory.cwd, self.cwd = _directory(*cwd), cwd[0]
+                return
+        os.close(cwd[1])  # without a `/` nothing is relative to it
+
+    def need_network(self) -> None:
+        """Raise `NotCapable` if the guest may use no network but the listeners it was given."""
+        if not self.network:
+            raise NotCapable
 
 
 def _directory(name: bytes, fd: int, readonly: bool, confined: bool) -> Descriptor:

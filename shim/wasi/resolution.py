@@ -2,7 +2,7 @@
 
 The kernel resolves every path, with `openat2`: what `..`, an absolute path or a symlink means is
 never decided here, and none of its own links (`/proc/*/root`) is followed. Leaving a directory that
-is confined ends in ENOTCAPABLE (RESOLVE_BENEATH). From one that is not, a preopen of a container
+is confined ends in `NotCapable` (RESOLVE_BENEATH). From one that is not, a preopen of a container
 that has all of its root, a path leads where it leads in any container: this process's root is the
 container's, so that is where `..` ends and absolute symlinks begin, and the mounts on the way say
 what may be written. From a directory that the program has opened below such a preopen, symlinks
@@ -12,7 +12,7 @@ Where a call acts on a name rather than on a file (unlink, rename, ...), the dir
 is opened the same way, and the kernel is handed the last component as it stands: none of these
 calls follows a symlink or walks into `..` there.
 
-Preview 1 has no working directory either. To wasi-libc and all that is built on it, `/data.txt` and
+WASI has no working directory either. To wasi-libc and all that is built on it, `/data.txt` and
 `data.txt` are the same: `data.txt`, relative to the preopened directory `/`. The container's
 working directory therefore lies over that preopen, see `start`.
 """
@@ -26,33 +26,25 @@ from contextlib import contextmanager
 from typing import Final
 
 from shim.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
-from shim.wasi import errno
 from shim.wasi.descriptors import Descriptor
-from shim.wasi.errno import Refused
-from shim.wasi.memory import MASK, Memory
+from shim.wasi.errors import NotCapable, failure
 
 _BENEATH: Final = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
-_PATH_MAX: Final = 4096
-
-FOLLOW: Final = 1  # lookupflags
 
 
-def read_path(memory: Memory, address: int, size: int) -> bytes:
-    """Return a path that the guest passes. Raises ENAMETOOLONG, and EINVAL for one with a NUL."""
-    if size & MASK > _PATH_MAX:
-        raise Refused(errno.NAMETOOLONG)
-    path = bytes(memory.span(address, size))
-    if b"\0" in path:  # the kernel would take the part before it
-        raise Refused(errno.INVAL)
+def whole(path: bytes) -> bytes:
+    """Return a path. Raises EINVAL for one with a NUL: the kernel would take the part before it."""
+    if b"\0" in path:
+        raise failure(linux.EINVAL)
     return path
 
 
 def look_up(directory: Descriptor, path: bytes, flags: int, mode: int = 0) -> int:
-    """Open `path` with `flags` of open(2). Raises ENOTCAPABLE where it leaves what confines it."""
+    """Open `path` with `flags` of open(2). Raises `NotCapable` where it leaves what confines it."""
     if directory.preopen is None or directory.confined:
         try:
             return _beneath(directory, path, flags, mode)
-        except Refused:
+        except NotCapable:
             # Else only symlinks can have led out.
             if directory.confined or path.startswith(b"/") or b".." in path.split(b"/"):
                 raise
@@ -64,13 +56,13 @@ def _beneath(directory: Descriptor, path: bytes, flags: int, mode: int = 0) -> i
         return openat2(directory.fd, path, flags, mode, _BENEATH)
     except OSError as error:
         if error.errno == linux.EXDEV:
-            raise Refused(errno.NOTCAPABLE) from None
+            raise NotCapable from None
         raise
 
 
-def resolve(directory: Descriptor, path: bytes, lookup: int) -> int:
+def resolve(directory: Descriptor, path: bytes, *, follow: bool) -> int:
     """Return an O_PATH descriptor, for the caller to close, of what `path` names."""
-    flags = os.O_PATH if lookup & FOLLOW else os.O_PATH | os.O_NOFOLLOW
+    flags = os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW
     return look_up(directory, path, flags)
 
 
@@ -136,7 +128,7 @@ def _exists(
     """Tell whether there is such a name; None if it leads out of where `look` looks."""
     try:
         os.close(look(directory, path, flags))
-    except Refused:
+    except NotCapable:
         return None
     except FileNotFoundError:  # or a symlink to nothing
         return not flags & os.O_NOFOLLOW and _exists(look, directory, path, flags | os.O_NOFOLLOW)

@@ -1,4 +1,4 @@
-"""What a descriptor may be used for: the `rights` flags of preview 1 (library)."""
+"""What a descriptor may be used for: the `rights` of preview 1, for all dialects (library)."""
 
 from __future__ import annotations
 

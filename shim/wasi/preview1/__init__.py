@@ -26,7 +26,7 @@ from shim.wasi.preview1 import (
     wasmedge,
 )
 from shim.wasi.preview1.abi import Bound
-from shim.wasi.program import Program
+from shim.wasi.preview1.program import Program
 
 MODULE: Final = "wasi_snapshot_preview1"
 UNSTABLE: Final = "wasi_unstable"

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from shim.wasi import errno
-from shim.wasi.errno import FROM_LINUX, Refused
-from shim.wasi.memory import Fault
-from shim.wasi.program import Program
+from shim.wasi.errors import NotCapable
+from shim.wasi.preview1 import errno
+from shim.wasi.preview1.errno import FROM_LINUX, Refused
+from shim.wasi.preview1.memory import Fault
+from shim.wasi.preview1.program import Program
 
 Fd: TypeAlias = int
 Ptr: TypeAlias = int
@@ -33,6 +34,13 @@ HOSTS: Final[dict[str, Callable[..., None]]] = {}
 
 Shortcut: TypeAlias = Callable[[Program, Callable[..., int]], Callable[..., int]]
 _SHORTCUTS: Final[dict[Callable[..., None], Shortcut]] = {}
+
+_NUMBERS: Final = (
+    (NotCapable, errno.NOTCAPABLE),
+    (Fault, errno.FAULT),
+    (OverflowError, errno.INVAL),  # a number that no system call takes: beyond 2^63
+    (MemoryError, errno.NOMEM),
+)
 
 _F = TypeVar("_F", bound=Callable[..., None])
 
@@ -66,27 +74,31 @@ def params(function: Callable[..., None]) -> Params:
     return tuple("i64" if kind in ("S64", "U64") else "i32" for _, kind in names)
 
 
-def bind(function: Callable[..., None], program: Program) -> Callable[..., int]:
-    """Give `function` its program, and turn what it raises into the number the guest sees.
+def number_of(error: Exception) -> int:
+    """Return the number that a guest sees of what was raised.
 
-    Any other exception is a mistake of ours and goes on to the engine, which reports it.
+    Any other exception is a mistake of ours, raised again for the engine, which reports it.
     """
+    if isinstance(error, Refused):
+        number: int = error.args[0]
+        return number
+    if isinstance(error, OSError):
+        return FROM_LINUX.get(error.errno or 0, errno.IO)
+    for kind, number in _NUMBERS:
+        if isinstance(error, kind):
+            return number
+    raise error
+
+
+def bind(function: Callable[..., None], program: Program) -> Callable[..., int]:
+    """Give `function` its program, and turn what it raises into the number the guest sees."""
     call: Callable[..., Any] = MethodType(function, program)
 
     def guarded(*args: int) -> int:
         try:
             call(*args)
-        except Refused as refusal:
-            number: int = refusal.args[0]
-            return number
-        except Fault:
-            return errno.FAULT
-        except OSError as error:
-            return FROM_LINUX.get(error.errno or 0, errno.IO)
-        except OverflowError:  # a number that no system call takes: a size or time beyond 2^63
-            return errno.INVAL
-        except MemoryError:
-            return errno.NOMEM
+        except Exception as error:
+            return number_of(error)
         return errno.SUCCESS
 
     return _SHORTCUTS[function](program, guarded) if function in _SHORTCUTS else guarded

@@ -18,11 +18,12 @@ from _socket import AF_INET, AF_INET6
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from shim.wasi import errno, resolver
-from shim.wasi.errno import Refused
+from shim.wasi import resolver
+from shim.wasi.preview1 import errno
 from shim.wasi.preview1.abi import Ptr, Size, host
-from shim.wasi.preview1.wasmedge import FAMILIES, NUMBERS, need_network
-from shim.wasi.program import Program
+from shim.wasi.preview1.errno import Refused
+from shim.wasi.preview1.program import Program
+from shim.wasi.preview1.wasmedge import FAMILIES, NUMBERS
 
 _ADDRINFO: Final = struct.Struct("<HBBBxxxIIIII")
 _SOCKADDR: Final = struct.Struct("<BxxxII")
@@ -63,7 +64,7 @@ def sock_getaddrinfo(
     found: Ptr,
 ) -> None:
     """Look a name and a service up; fill the list that `result` points to, and store its length."""
-    need_network(program)
+    program.need_network()
     memory = program.memory
     name = _text(memory.span(node, node_size))
     wanted = _text(memory.span(service, service_size))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from shim.wasi import errno
-from shim.wasi.errno import Refused
+from shim.wasi.preview1 import errno
 from shim.wasi.preview1.abi import U32, U64, Ptr, host
-from shim.wasi.program import Program
+from shim.wasi.preview1.errno import Refused
+from shim.wasi.preview1.program import Program
 
 REALTIME: Final = 0
 MONOTONIC: Final = 1

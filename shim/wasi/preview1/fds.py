@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from typing import Final, TypeAlias
+from typing import Final
 
-from shim.wasi import errno, filetypes, rights
-from shim.wasi.errno import Refused
+from shim.wasi import files, filetypes, rights
+from shim.wasi.files import Attributes
+from shim.wasi.preview1 import errno
 from shim.wasi.preview1.abi import S64, U32, U64, Fd, Ptr, Size, host
-from shim.wasi.program import Program
-from shim.wasi.times import set_times
+from shim.wasi.preview1.errno import Refused
+from shim.wasi.preview1.filetypes import NUMBERS
+from shim.wasi.preview1.program import Program
+from shim.wasi.times import NOW, Time
 
 _U64: Final = 0xFFFFFFFFFFFFFFFF
 
@@ -30,23 +33,19 @@ FDFLAGS: Final = (  # Linux's O_SYNC includes the bit of O_DSYNC
 )
 _ANY: Final = os.O_APPEND | os.O_NONBLOCK | os.O_SYNC
 
+# fstflags
+_ATIM: Final = 1
+_ATIM_NOW: Final = 2
+_MTIM: Final = 4
+_MTIM_NOW: Final = 8
+
 _WHENCE: Final = (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END)
-_ADVICE: Final = (
-    os.POSIX_FADV_NORMAL,
-    os.POSIX_FADV_SEQUENTIAL,
-    os.POSIX_FADV_RANDOM,
-    os.POSIX_FADV_WILLNEED,
-    os.POSIX_FADV_DONTNEED,
-    os.POSIX_FADV_NOREUSE,
-)
 
 # fdstat:   | u8 filetype | pad | u16 flags | pad 4 | u64 rights | u64 inheriting |  24 bytes
 _FDSTAT: Final = struct.Struct("<BxHxxxxQQ")
 # filestat: | u64 dev | u64 ino | u8 filetype | pad 7 | u64 nlink | u64 size |
 #           | u64 atim | u64 mtim | u64 ctim |                                            64 bytes
-FILESTAT: Final = struct.Struct("<QQBxxxxxxxQQQQQ")
-Attributes: TypeAlias = tuple[int, int, int, int, int, int, int, int]
-"""What a filestat is made of."""
+_FILESTAT: Final = struct.Struct("<QQBxxxxxxxQQQQQ")
 # prestat:  | u8 0: a directory | pad 3 | u32 length of the name |
 _PRESTAT: Final = struct.Struct("<BxxxI")
 
@@ -83,30 +82,28 @@ def fd_renumber(program: Program, source: Fd, target: Fd) -> None:
 @host
 def fd_sync(program: Program, fd: Fd) -> None:
     """Write data and metadata to the disk."""
-    os.fsync(program.descriptors.need(fd, rights.FD_SYNC).fd)
+    files.synchronize(program.descriptors.get(fd))
 
 
 @host
 def fd_datasync(program: Program, fd: Fd) -> None:
     """Write data to the disk."""
-    os.fdatasync(program.descriptors.need(fd, rights.FD_DATASYNC).fd)
+    files.synchronize_data(program.descriptors.get(fd))
 
 
 @host
 def fd_advise(program: Program, fd: Fd, offset: S64, size: S64, advice: U32) -> None:
     """Tell the kernel how a range will be used."""
-    descriptor = program.descriptors.need(fd, rights.FD_ADVISE)
-    if not 0 <= advice < len(_ADVICE) or offset < 0 or size < 0:
+    descriptor = program.descriptors.get(fd)
+    if not 0 <= advice < len(files.ADVICE) or offset < 0 or size < 0:
         raise Refused(errno.INVAL)
-    os.posix_fadvise(descriptor.fd, offset, size, _ADVICE[advice])
+    files.advise(descriptor, offset, size, files.ADVICE[advice])
 
 
 @host
 def fd_allocate(program: Program, fd: Fd, offset: S64, size: S64) -> None:
     """Make room for a range, growing the file if it ends before."""
-    descriptor = program.descriptors.need(fd, rights.FD_ALLOCATE)
-    descriptor.writable()
-    os.posix_fallocate(descriptor.fd, offset, size)
+    files.allocate(program.descriptors.get(fd), offset, size)
 
 
 @host
@@ -120,7 +117,8 @@ def fd_fdstat_get(program: Program, fd: Fd, result: Ptr) -> None:
             if linux & bits == bits:
                 flags |= flag
     program.memory.write(
-        result, _FDSTAT.pack(descriptor.kind, flags, descriptor.base, descriptor.inheriting)
+        result,
+        _FDSTAT.pack(NUMBERS[descriptor.kind], flags, descriptor.base, descriptor.inheriting),
     )
 
 
@@ -155,28 +153,42 @@ def fd_fdstat_set_rights(program: Program, fd: Fd, base: U64, inheriting: U64) -
 @host
 def fd_filestat_get(program: Program, fd: Fd, result: Ptr) -> None:
     """Store a file's attributes."""
-    program.memory.write(result, FILESTAT.pack(*attributes_of(program, fd)))
+    program.memory.write(result, filestat(files.attributes_of(program.descriptors.get(fd))))
 
 
-def attributes_of(program: Program, fd: int) -> Attributes:
-    """Return a file's attributes."""
-    return attributes(os.fstat(program.descriptors.need(fd, rights.FD_FILESTAT_GET).fd))
+def filestat(found: Attributes) -> bytes:
+    """Return attributes as they are laid out."""
+    device, inode, kind, *others = found
+    return _FILESTAT.pack(device, inode, NUMBERS[kind], *others)
 
 
 @host
 def fd_filestat_set_size(program: Program, fd: Fd, size: S64) -> None:
     """Cut a file off, or extend it with zeros."""
-    descriptor = program.descriptors.need(fd, rights.FD_FILESTAT_SET_SIZE)
-    descriptor.writable()
-    os.ftruncate(descriptor.fd, size)
+    files.set_size(program.descriptors.get(fd), size)
 
 
 @host
 def fd_filestat_set_times(program: Program, fd: Fd, atim: U64, mtim: U64, flags: U32) -> None:
     """Set the times of access and modification."""
-    descriptor = program.descriptors.need(fd, rights.FD_FILESTAT_SET_TIMES)
-    descriptor.writable()
-    set_times(descriptor.fd, atim, mtim, flags)
+    files.set_times_of(program.descriptors.get(fd), *times(atim, mtim, flags))
+
+
+def times(atim: int, mtim: int, flags: int) -> tuple[Time, Time]:
+    """Return the times that `flags` name. Raises EINVAL for contradicting flags."""
+    if flags & ~(_ATIM | _ATIM_NOW | _MTIM | _MTIM_NOW):
+        raise Refused(errno.INVAL)
+    return _time(atim, flags & _ATIM, flags & _ATIM_NOW), _time(
+        mtim, flags & _MTIM, flags & _MTIM_NOW
+    )
+
+
+def _time(time: int, given: int, now: int) -> Time:
+    if given and now:
+        raise Refused(errno.INVAL)
+    if now:
+        return NOW
+    return time & _U64 if given else None
 
 
 @host
@@ -202,20 +214,3 @@ def fd_prestat_dir_name(program: Program, fd: Fd, buffer: Ptr, size: Size) -> No
     if len(name) > size & 0xFFFFFFFF:
         raise Refused(errno.NAMETOOLONG)
     program.memory.write(buffer, name)
-
-
-def attributes(found: os.stat_result, kind: int | None = None) -> Attributes:
-    """Return what a guest sees of a file's attributes; `kind`, if it is not what the mode says.
-
-    Times are unsigned: before 1970 is 0, and what is after 2554 happens at the end of that.
-    """
-    return (
-        found.st_dev,
-        found.st_ino,
-        filetypes.filetype(found.st_mode) if kind is None else kind,
-        found.st_nlink,
-        found.st_size,
-        min(max(found.st_atime_ns, 0), _U64),
-        min(max(found.st_mtime_ns, 0), _U64),
-        min(max(found.st_ctime_ns, 0), _U64),
-    )

@@ -19,13 +19,15 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from shim.wasi import errno, rights
+from shim.wasi import rights
 from shim.wasi.descriptors import Descriptor
-from shim.wasi.errno import Refused
+from shim.wasi.errors import NotCapable
 from shim.wasi.filetypes import REGULAR_FILE, SOCKET_STREAM
-from shim.wasi.preview1 import clocks
-from shim.wasi.preview1.abi import Ptr, Size, host
-from shim.wasi.program import Program
+from shim.wasi.preview1 import clocks, errno
+from shim.wasi.preview1.abi import Ptr, Size, host, number_of
+from shim.wasi.preview1.errno import Refused
+from shim.wasi.preview1.program import Program
+from shim.wasi.waiting import wait
 
 _SUBSCRIPTION: Final = struct.Struct("<QBxxxxxxxIxxxxQQHxxxxxx")
 _EVENT: Final = struct.Struct("<QHBxxxxxQHxxxxxx")
@@ -37,7 +39,6 @@ _ABSOLUTE: Final = 1  # subclockflags
 _HANGUP: Final = 1  # eventrwflags
 
 _MOST: Final = 1 << 16  # subscriptions in a call; each takes ten times its size from the host
-_DAY: Final = 86_400_000  # ms; poll(2) takes an int of milliseconds, time.sleep somewhat more
 
 
 def _deadline(clock: int, timeout: int, flags: int, now: int) -> int:
@@ -65,22 +66,6 @@ def _available(descriptor: Descriptor) -> int:
         return count[0]
     except OSError:
         return 1 if descriptor.kind == SOCKET_STREAM else 0
-
-
-def _wait(poller: select.poll | None, deadline: int | None) -> dict[int, int]:
-    """Wait until a descriptor is ready or `deadline` has come; return what poll(2) found."""
-    while True:
-        left = None if deadline is None else deadline - time.monotonic_ns()
-        if poller is None:  # then there is a deadline, and sleeping is more precise than poll(2)
-            if left is None or left <= 0:
-                return {}
-            time.sleep(min(left / 1e9, _DAY / 1e3))
-        else:
-            # Rounded up, so as not to wake before the time and spin until it has come.
-            ms = _DAY if left is None else min(max(-(-left // 1_000_000), 0), _DAY)
-            found = poller.poll(ms)
-            if found or (left is not None and left <= 0):
-                return dict(found)
 
 
 @host
@@ -133,17 +118,12 @@ def wait_for(
             waiting.append((descriptor, kind, userdata))
             mask = select.POLLIN if kind == _FD_READ else select.POLLOUT
             masks[descriptor.fd] = masks.get(descriptor.fd, 0) | mask
-        except Refused as refusal:
-            occurred.append(_EVENT.pack(userdata, refusal.args[0], kind, 0, 0))
+        except (Refused, OSError, NotCapable) as error:
+            occurred.append(_EVENT.pack(userdata, number_of(error), kind, 0, 0))
 
-    poller = None
-    if masks:
-        poller = select.poll()
-        for fd, mask in masks.items():
-            poller.register(fd, mask)
     # With an answer at hand already, what else is ready is looked at, not waited for.
     first = min((expiry for expiry, _ in deadlines), default=None)
-    found = _wait(poller, now if occurred else first)
+    found = wait(masks, now if occurred else first)
 
     for descriptor, kind, userdata in waiting:
         ready = found.get(descriptor.fd, 0)

@@ -6,10 +6,11 @@ import os
 import signal
 from typing import Final, NoReturn
 
-from shim.wasi import errno
-from shim.wasi.errno import Refused
+from shim.wasi.preview1 import errno
 from shim.wasi.preview1.abi import U32, Ptr, Size, host
-from shim.wasi.program import Program
+from shim.wasi.preview1.errno import Refused
+from shim.wasi.preview1.program import Program
+from shim.wasi.randomness import fill
 
 # In the order of the specification; from 16 on the numbers are not Linux's.
 _LIST: Final = (
@@ -19,8 +20,6 @@ _LIST: Final = (
 _SIGNALS: Final = _LIST.split()
 _HARMLESS: Final = frozenset({"NONE", "CHLD", "CONT", "URG", "WINCH"})
 _STOPPING: Final = frozenset({"STOP", "TSTP", "TTIN", "TTOU"})
-
-_CHUNK: Final = 1 << 20
 
 
 def proc_exit(status: int) -> NoReturn:
@@ -55,8 +54,4 @@ def sched_yield(program: Program) -> None:
 @host
 def random_get(program: Program, buffer: Ptr, size: Size) -> None:
     """Fill a buffer, of any size, from the kernel's generator."""
-    target = program.memory.span(buffer, size)
-    while target:
-        data = os.getrandom(min(len(target), _CHUNK))
-        target[: len(data)] = data
-        target = target[len(data) :]
+    fill(program.memory.span(buffer, size))

@@ -10,13 +10,14 @@ import os
 from _socket import MSG_PEEK, MSG_TRUNC, MSG_WAITALL, socket
 from typing import Final
 
-from shim.wasi import errno, rights
+from shim.wasi import rights
 from shim.wasi.descriptors import Descriptor
-from shim.wasi.errno import Refused
 from shim.wasi.filetypes import SOCKET_DGRAM, SOCKET_STREAM
+from shim.wasi.preview1 import errno
 from shim.wasi.preview1.abi import U32, Fd, Ptr, Size, host
+from shim.wasi.preview1.errno import Refused
 from shim.wasi.preview1.fds import NONBLOCK
-from shim.wasi.program import Program
+from shim.wasi.preview1.program import Program
 
 _PEEK: Final = 1  # riflags
 _WAITALL: Final = 2

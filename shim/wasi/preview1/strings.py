@@ -13,9 +13,9 @@ import struct
 from collections.abc import Sequence
 from itertools import accumulate
 
-from shim.wasi.memory import Memory
 from shim.wasi.preview1.abi import Ptr, host
-from shim.wasi.program import Program
+from shim.wasi.preview1.memory import Memory
+from shim.wasi.preview1.program import Program
 
 
 def _sizes(memory: Memory, strings: Sequence[bytes], count: int, size: int) -> None:

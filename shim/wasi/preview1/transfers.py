@@ -12,11 +12,12 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from shim.wasi import errno, rights
-from shim.wasi.errno import FROM_LINUX, Refused
-from shim.wasi.memory import MASK, pack_u32, unpack_iovec
+from shim.wasi import rights
+from shim.wasi.preview1 import errno
 from shim.wasi.preview1.abi import S64, Fd, Ptr, Size, host, shortcut
-from shim.wasi.program import Program
+from shim.wasi.preview1.errno import FROM_LINUX, Refused
+from shim.wasi.preview1.memory import MASK, pack_u32, unpack_iovec
+from shim.wasi.preview1.program import Program
 
 _READ_AT: Final = rights.FD_READ | rights.FD_SEEK
 _WRITE_AT: Final = rights.FD_WRITE | rights.FD_SEEK

@@ -17,11 +17,13 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from shim.wasi import files
+from shim.wasi.files import Attributes
 from shim.wasi.preview1 import fds, poll
 from shim.wasi.preview1.abi import S64, U32, Fd, Ptr, Size
-from shim.wasi.preview1.fds import Attributes
-from shim.wasi.preview1.paths import attributes_at
-from shim.wasi.program import Program
+from shim.wasi.preview1.filetypes import NUMBERS
+from shim.wasi.preview1.paths import attributes_of_path
+from shim.wasi.preview1.program import Program
 
 _FILESTAT: Final = struct.Struct("<QQBxxxIQQQQ")
 _LINKS: Final = 0xFFFFFFFF  # the most that it can tell of
@@ -37,19 +39,19 @@ def fd_seek(program: Program, fd: Fd, offset: S64, whence: U32, result: Ptr) -> 
 
 def fd_filestat_get(program: Program, fd: Fd, result: Ptr) -> None:
     """Store a file's attributes."""
-    program.memory.write(result, _filestat(fds.attributes_of(program, fd)))
+    program.memory.write(result, _filestat(files.attributes_of(program.descriptors.get(fd))))
 
 
 def path_filestat_get(
     program: Program, fd: Fd, lookup: U32, path: Ptr, size: Size, result: Ptr
 ) -> None:
     """Store a file's attributes."""
-    program.memory.write(result, _filestat(attributes_at(program, fd, lookup, path, size)))
+    program.memory.write(result, _filestat(attributes_of_path(program, fd, lookup, path, size)))
 
 
 def _filestat(found: Attributes) -> bytes:
     device, inode, kind, links, *others = found
-    return _FILESTAT.pack(device, inode, kind, min(links, _LINKS), *others)
+    return _FILESTAT.pack(device, inode, NUMBERS[kind], min(links, _LINKS), *others)
 
 
 def poll_oneoff(

@@ -48,13 +48,14 @@ from _socket import (
 from collections.abc import Callable
 from typing import Any, Final
 
-from shim.wasi import errno, rights
+from shim.wasi import rights
 from shim.wasi.descriptors import Descriptor
-from shim.wasi.errno import FROM_LINUX, Refused
 from shim.wasi.filetypes import SOCKET_DGRAM, SOCKET_STREAM
+from shim.wasi.preview1 import errno
 from shim.wasi.preview1.abi import HOSTS, U32, Fd, Ptr, Size, host
+from shim.wasi.preview1.errno import FROM_LINUX, Refused
+from shim.wasi.preview1.program import Program
 from shim.wasi.preview1.sockets import receive, sock_accept, sock_recv, sock_send, socket_of
-from shim.wasi.program import Program
 
 # WasmEdge also has 3, AF_UNIX, but refuses it unless it is told otherwise.
 FAMILIES: Final = {1: AF_INET, 2: AF_INET6}
@@ -75,12 +76,6 @@ _OPTIONS: Final = {
 } | {(6, 15): (IPPROTO_TCP, TCP_NODELAY)}  # wasi-go's, which libraries for both ask for
 _NO_ADDRESS: Final = 1024  # below it no compiler puts data
 _OPTION_MOST: Final = 64  # bytes of an option's value; a timeval has 16, as in the guest
-
-
-def need_network(program: Program) -> None:
-    """Raise ENOTCAPABLE if the guest may use no network but the listeners it was given."""
-    if not program.network:
-        raise Refused(errno.NOTCAPABLE)
 
 
 def _internet(program: Program, fd: int, right: int = 0) -> socket:
@@ -131,7 +126,7 @@ def _store(sock: socket, address: bytes) -> bytes:
 @host
 def sock_open(program: Program, family: U32, kind: U32, result: Ptr) -> None:
     """Make a socket of family 1 (IPv4) or 2 (IPv6), of type 1 (datagrams) or 2 (a stream)."""
-    need_network(program)
+    program.need_network()
     if kind not in _KINDS:
         raise Refused(errno.INVAL)
     if family not in FAMILIES:
@@ -147,7 +142,7 @@ def sock_open(program: Program, family: U32, kind: U32, result: Ptr) -> None:
 @host
 def sock_bind(program: Program, fd: Fd, address: Ptr, port: U32) -> None:
     """Give a socket its own address."""
-    need_network(program)
+    program.need_network()
     sock = _internet(program, fd)
     sock.bind(_read_address(program, sock, address, port))
 
@@ -155,7 +150,7 @@ def sock_bind(program: Program, fd: Fd, address: Ptr, port: U32) -> None:
 @host
 def sock_listen(program: Program, fd: Fd, backlog: U32) -> None:
     """Accept connections from now on."""
-    need_network(program)
+    program.need_network()
     _internet(program, fd).listen(backlog)
 
 
@@ -167,7 +162,7 @@ def sock_accept_v1(program: Program, fd: Fd, result: Ptr) -> None:
 @host
 def sock_connect(program: Program, fd: Fd, address: Ptr, port: U32) -> None:
     """Connect to a peer; EINPROGRESS from a socket that does not block."""
-    need_network(program)
+    program.need_network()
     sock = _internet(program, fd)
     sock.connect(_read_address(program, sock, address, port))
 
@@ -237,7 +232,7 @@ def sock_send_to(
     size: Ptr,
 ) -> None:
     """Send a datagram to an address."""
-    need_network(program)
+    program.need_network()
     sock = _internet(program, fd, rights.FD_WRITE)
     if flags:
         raise Refused(errno.INVAL)

@@ -11,8 +11,8 @@ import pytest
 from shim import engines
 from shim.engines.base import Module, ModuleError, check_header
 from shim.linux.messages import one_line
-from shim.wasi.errno import Refused
 from shim.wasi.preview1 import abi
+from shim.wasi.preview1.errno import Refused
 from tests.guests.assemble import (
     CALL,
     DROP,

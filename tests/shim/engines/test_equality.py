@@ -11,7 +11,7 @@ import pytest
 
 from shim import engines
 from shim.wasi import preview1
-from shim.wasi.program import Program
+from shim.wasi.preview1.program import Program
 from tests.installed import ENGINES
 
 from .conftest import Result, Runner

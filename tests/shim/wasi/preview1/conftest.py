@@ -11,9 +11,10 @@ from typing import TypeAlias
 
 import pytest
 
-from shim.wasi import descriptors, errno, filetypes, preview1, rights
+from shim.wasi import descriptors, filetypes, preview1, rights
 from shim.wasi.descriptors import Descriptor
-from shim.wasi.program import Program
+from shim.wasi.preview1 import errno
+from shim.wasi.preview1.program import Program
 
 PAGE = 65536
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import struct
 
-from shim.wasi import errno
+from shim.wasi.preview1 import errno
 from tests.shim.wasi.dns import ONE, SIX, TWO, World
 
 from .conftest import PAGE, Guest

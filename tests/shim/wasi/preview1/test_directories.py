@@ -4,7 +4,8 @@ import os
 import struct
 from pathlib import Path
 
-from shim.wasi import errno, filetypes
+from shim.wasi import filetypes
+from shim.wasi.preview1 import errno
 
 from .conftest import PAGE, Guest
 

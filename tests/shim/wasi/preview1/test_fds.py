@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shim.wasi import descriptors, errno, filetypes, rights
+from shim.wasi import descriptors, filetypes, rights
 from shim.wasi.descriptors import inherited
-from shim.wasi.preview1 import fds
+from shim.wasi.files import attributes
+from shim.wasi.preview1 import errno
 
 from .conftest import PAGE, Guest
 
@@ -411,7 +412,7 @@ def test_times_that_do_not_fit(guest: Guest, file: int, tmp_path: Path) -> None:
         st_dev = st_ino = st_mode = st_nlink = st_size = 1
         st_atime_ns, st_mtime_ns, st_ctime_ns = -5, 1 << 64, (1 << 64) - 1
 
-    found = fds.attributes(Attributes())  # type: ignore[arg-type]  # few filesystems keep such times
+    found = attributes(Attributes())  # type: ignore[arg-type]  # few filesystems keep such times
     assert found[5:] == (0, (1 << 64) - 1, (1 << 64) - 1)
     os.utime(tmp_path / "file", ns=(-5_000_000_000, -5_000_000_000))
     assert filestat(guest, file)[5:7] == (0, 0)

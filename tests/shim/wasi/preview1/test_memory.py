@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.wasi.memory import Fault, Memory
+from shim.wasi.preview1.memory import Fault, Memory
 
 PAGE = 65536
 

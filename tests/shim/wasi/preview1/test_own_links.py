@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shim.wasi import errno, filetypes, rights
+from shim.wasi import filetypes, rights
+from shim.wasi.preview1 import errno
 
 from .conftest import Guest, InContainer
 

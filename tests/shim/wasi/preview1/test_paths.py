@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shim.wasi import errno, filetypes, rights
+from shim.wasi import filetypes, rights
+from shim.wasi.preview1 import errno
 
 from .conftest import PAGE, Guest
 
@@ -401,7 +402,7 @@ def test_a_pipe_in_the_tree(guest: Guest, root: Path) -> None:
     assert error == 0
     assert guest.open("fifo", base=WRITE, fdflags=nonblock)[0] == 0
     opened = guest.program.descriptors.get(reader)
-    assert opened.kind == filetypes.UNKNOWN
+    assert opened.kind == filetypes.FIFO
     assert not opened.base & rights.FD_SEEK
 
 

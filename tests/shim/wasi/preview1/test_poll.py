@@ -6,9 +6,8 @@ import struct
 import time
 from pathlib import Path
 
-from shim.wasi import errno
 from shim.wasi.descriptors import inherited
-from shim.wasi.preview1 import clocks
+from shim.wasi.preview1 import clocks, errno
 
 from .conftest import PAGE, Guest
 

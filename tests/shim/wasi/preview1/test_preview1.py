@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shim.wasi import descriptors, filetypes, preview1
 from shim.wasi.preview1.abi import Bound
-from shim.wasi.program import Program
+from shim.wasi.preview1.program import Program
 
 from .conftest import Guest
 

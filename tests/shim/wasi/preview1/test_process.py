@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from shim.wasi import errno
-from shim.wasi.preview1 import clocks
+from shim.wasi.preview1 import clocks, errno
 
 from .conftest import PAGE, Guest
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shim.wasi import errno, filetypes, rights
+from shim.wasi import filetypes, rights
 from shim.wasi.descriptors import Descriptor
+from shim.wasi.preview1 import errno
 from tests.guests.build import build
 from tests.installed import ENGINES
 

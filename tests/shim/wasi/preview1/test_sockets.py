@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from shim.wasi import errno, filetypes, rights
+from shim.wasi import filetypes, rights
 from shim.wasi.descriptors import inherited
+from shim.wasi.preview1 import errno
 
 from .conftest import PAGE, Guest
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shim.wasi import errno
+from shim.wasi.preview1 import errno
 
 from .conftest import PAGE, Guest
 

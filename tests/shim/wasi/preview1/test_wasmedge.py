@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from shim.wasi import errno, filetypes, preview1, rights
+from shim.wasi import filetypes, preview1, rights
 from shim.wasi.descriptors import inherited
-from shim.wasi.preview1 import abi
+from shim.wasi.preview1 import abi, errno
 
 from .conftest import PAGE, Guest
 
