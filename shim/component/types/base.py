@@ -175,6 +175,11 @@ class FunctionType:
         self.spilt = Tuple([kind for _, kind in params])
         """The parameters as they are passed in memory where they are too many."""
 
+    def __str__(self) -> str:
+        params = ", ".join([f"{name}: {kind}" for name, kind in self.params])
+        result = "" if self.result is None else f" -> {self.result}"
+        return f"{'async ' * self.is_async}func({params}){result}"
+
     def lowered(self, is_async: bool) -> Core:
         """Return the type of a core function that calls this one."""
         most = MAX_FLAT_ASYNC_PARAMS if is_async else MAX_FLAT_PARAMS
