@@ -25,7 +25,7 @@ from typing import Final
 from shim.compiler import cgroup, process
 from shim.compiler.claims import Claim
 from shim.daemon.log import Logger
-from shim.engines.base import Engine, ModuleError, TryAgainError
+from shim.engines.base import Compiler, ModuleError, TryAgainError
 from shim.engines.cache import Artifact, ArtifactCache
 from shim.guest import control
 from shim.linux import clone, files
@@ -40,7 +40,7 @@ class Job:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Compiler,
         request: control.Compile,
         module: int,
         owner: int,
@@ -119,6 +119,7 @@ class Job:
                 owner=self._owner,
                 function=request.function,
                 memory_pages=request.memory_pages,
+                part=request.part,
                 checked=self._checked,
             )
             ended = select.poll()

@@ -17,12 +17,12 @@ import select
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 from shim.compiler.cgroup import CompilerCgroup
 from shim.compiler.filter import confine
 from shim.engines import flaws
-from shim.engines.base import Engine, ModuleError, TryAgainError
+from shim.engines.base import Compiler, Engine, ModuleError, TryAgainError, check_header
 from shim.engines.cache import read_artifact, write_artifact
 from shim.engines.interface import interface_of
 from shim.engines.limits import limit_memory
@@ -187,7 +187,7 @@ def _too_large(memory: int) -> str:
 
 
 def start(
-    engine: Engine,
+    engine: Compiler,
     key: bytes,
     wasm: int,
     outputs: Sequence[int],
@@ -195,6 +195,7 @@ def start(
     owner: int = 0,
     function: str | None = None,
     memory_pages: int | None = None,
+    part: tuple[int, int] | None = None,
     checked: bool = True,
     limits: Limits | None = None,
 ) -> Compilation:
@@ -204,7 +205,8 @@ def start(
     cache, then a memfd. They are taken over; `wasm` is not. `owner` is the tenant, who shares
     the processors with others (`CompilerCgroup`). `function` is what is to be run of the module,
     which is not compiled if it could not be. `memory_pages` is a bound for the
-    module's memory (`limit_memory`). `checked` refuses what the engine is known to compile wrongly
+    module's memory (`limit_memory`). `part`, an offset and a length in bytes, is the core module that
+    is meant of a component. `checked` refuses what the engine is known to compile wrongly
     (`flaws.check`). The conditions and errors of `clone` apply.
     """
     size = os.fstat(wasm).st_size
@@ -220,7 +222,9 @@ def start(
             _confine(wasm, outputs, limits, size, foreman)
         except OSError as error:
             _give_up(_NOT_CONFINED, str(error))
-        artifact = _compile(engine, wasm, size, limits, function, memory_pages, checked=checked)
+        artifact = _compile(
+            engine, wasm, size, limits, function, memory_pages, part, checked=checked
+        )
         _write(key, artifact, outputs)
 
     with contextlib.ExitStack() as failed, contextlib.ExitStack() as done:
@@ -287,25 +291,29 @@ def _confine(wasm: int, outputs: Sequence[int], limits: Limits, size: int, forem
 
 
 def _compile(
-    engine: Engine,
+    engine: Compiler,
     wasm: int,
     size: int,
     limits: Limits,
     function: str | None,
     memory_pages: int | None,
+    part: tuple[int, int] | None,
     *,
     checked: bool,
 ) -> bytes:
     try:
         with contents(wasm, size) as module:
             data = bytes(module)
+        if part is not None:
+            data = _part(data, *part)
         doubtful = checked and flaws.known(engine)
         if doubtful or function is not None or memory_pages is not None:
             data = assembled(data)
         if memory_pages is not None:
             data = limit_memory(data, memory_pages)
         if function is not None:
-            _check_fit(engine, data, function)
+            # Nothing else is asked for a function.
+            _check_fit(cast("Engine", engine), data, function)
         if doubtful:
             flaws.check(engine, data)
         artifact = engine.compile(data)
@@ -316,6 +324,13 @@ def _compile(
     if len(artifact) > limits.artifact:
         _give_up(_REFUSED, f"compilation exceeded its limit of {limits.artifact} bytes of artifact")
     return artifact
+
+
+def _part(component: bytes, offset: int, length: int) -> bytes:
+    """Return a core module of a component. Its place comes from another compiler, maybe broken."""
+    module = assembled(component, component=True)[offset : offset + length]
+    check_header(module)
+    return module
 
 
 def _check_fit(engine: Engine, wasm: bytes, function: str) -> None:

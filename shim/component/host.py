@@ -14,8 +14,11 @@ its values lifted and lowered by it in the guest.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar
 
 from shim.component.types import (
@@ -62,6 +65,11 @@ class Function(NamedTuple):
     errors: Callable[[Exception], Any] | None
     """Returns the `error` of the result for what was raised, or raises it again."""
 
+    @property
+    def is_coroutine(self) -> bool:
+        """Whether it may take its time."""
+        return inspect.iscoroutinefunction(self.call)
+
 
 class Interface:
     """An interface at one version, `0.2` for all of `0.2.x`.
@@ -81,8 +89,12 @@ class Interface:
 
     def type(self, name: str, text: str) -> ValueType:
         """Declare a type."""
-        self.types[name] = kind = _Parser(text, self).whole_type()
+        self.types[name] = kind = self.parse(text)
         return kind
+
+    def parse(self, text: str) -> ValueType:
+        """Return a type that has no name."""
+        return _Parser(text, self).whole_type()
 
     def resource(self, name: str, drop: Callable[[Any], None] | None = None) -> Resource:
         """Declare a resource; `drop` is called with the object that represents a dropped one."""
@@ -115,6 +127,18 @@ class Registry:
 
     def __init__(self, interfaces: Iterable[Interface] = ()) -> None:
         self._interfaces = {(each.name, each.version): each for each in interfaces}
+
+    @cache  # noqa: B019  (there is one)
+    def fingerprint(self) -> str:
+        """Name all that there is, with its types."""
+        told = hashlib.sha256()
+        for (name, version), interface in sorted(self._interfaces.items()):
+            told.update(f"{name}@{version}\n".encode())
+            for function, found in sorted(interface.functions.items()):
+                told.update(f"{function}: {found.type}\n".encode())
+            for kind, value in sorted(interface.types.items()):
+                told.update(f"{kind} = {value}\n".encode())
+        return told.hexdigest()[:16]
 
     def find(self, name: str) -> Interface | None:
         """Return the interface for an import's name, `wasi:io/poll@0.2.6`."""

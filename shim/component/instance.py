@@ -5,13 +5,17 @@ CanonicalABI.md, "Component Instances".
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
 
 from shim.component.table import Handle, Table
 
+if TYPE_CHECKING:
+    from shim.component.tasks import Task
+
 
 class Scope(Protocol):
-    """A call that answers for what is borrowed: a task for what it has been lent, and who calls."""
+    """A call that answers for what is borrowed: a task for what it was lent, and who calls it."""
 
     borrows: int
     """How many handles were lent to the callee."""
@@ -21,12 +25,32 @@ class Scope(Protocol):
 
 
 class ComponentInstance:
-    """An instance of a component: its table, and whether it may be entered and left."""
+    """An instance of a component: its table, and whether it may be entered and left.
 
-    __slots__ = ("may_enter", "may_leave", "parent", "table")
+    `exclusive` is the task whose callbacks or synchronous function run; `entering` are those that
+    wait for that to end, or for the guest to want more; `kept` are those whose turn had come then.
+    """
+
+    __slots__ = (
+        "ancestors", "backpressure", "entering", "exclusive", "kept", "may_enter", "may_leave",
+        "table",
+    )  # fmt: skip
 
     def __init__(self, parent: ComponentInstance | None = None) -> None:
-        self.parent = parent
+        self.ancestors: tuple[ComponentInstance, ...] = (
+            (self,) if parent is None else (self, *parent.ancestors)
+        )
+        """Itself, and those that it is nested in."""
         self.table = Table()
         self.may_enter = True
         self.may_leave = True
+        self.backpressure = 0
+        self.exclusive: Task | None = None
+        self.entering: deque[Task] = deque()
+        self.kept: list[Task] = []
+
+    def between(self, caller: ComponentInstance | None) -> list[ComponentInstance]:
+        """Return those that a call from `caller` to here enters."""
+        if caller is None:
+            return list(self.ancestors)
+        return [each for each in self.ancestors if each not in caller.ancestors]

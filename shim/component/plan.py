@@ -211,5 +211,6 @@ class Plan(msgspec.Struct, frozen=True, array_like=True):
     exports: dict[str, Exported]
 
 
+DecodeError: Final = msgspec.MsgspecError
 decode: Final = msgspec.msgpack.Decoder(Plan).decode
 encode: Final = msgspec.msgpack.Encoder().encode

@@ -6,13 +6,21 @@ table. A number that nothing is behind, or something else, is a trap.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shim.component.errors import Trap
+from shim.component.streams import (
+    IDLE,
+    End,
+    ReadableFuture,
+    ReadableStream,
+    Shared,
+    check_type,
+)
 
 if TYPE_CHECKING:
     from shim.component.instance import Scope
-    from shim.component.types import Future, Resource, Stream
+    from shim.component.types import Future, Resource, Stream, ValueType
 
 MAX_LENGTH: Final = (1 << 28) - 1
 
@@ -32,6 +40,12 @@ class Handle:
     def own(self) -> bool:
         """Whether who has it may hand it on, and drops what is behind it."""
         return self.scope is None
+
+
+class ErrorContext(NamedTuple):
+    """What is told of an error."""
+
+    message: str
 
 
 class Table:
@@ -102,20 +116,35 @@ class Table:
 
     def take_stream(self, number: int, kind: Stream) -> Any:
         """Take out the readable end of a stream; return what it shares with the other one."""
-        raise NotImplementedError
+        return self._take_end(number, ReadableStream, kind.element)
 
-    def add_stream(self, shared: Any) -> int:
+    def add_stream(self, shared: Shared) -> int:
         """Enter the readable end of a stream."""
-        raise NotImplementedError
+        return self.add(ReadableStream(shared))
 
     def take_future(self, number: int, kind: Future) -> Any:
         """Take out the readable end of a future; return what it shares with the other one."""
-        raise NotImplementedError
+        return self._take_end(number, ReadableFuture, kind.element)
 
-    def add_future(self, shared: Any) -> int:
+    def add_future(self, shared: Shared) -> int:
         """Enter the readable end of a future."""
-        raise NotImplementedError
+        return self.add(ReadableFuture(shared))
 
-    def error_context(self, number: int) -> Any:
+    def _take_end(self, number: int, kind: type[End], element: ValueType | None) -> Shared:
+        end = self.get(number)
+        if type(end) is not kind:
+            raise Trap(f"handle index {number} is no {kind.__name__}")
+        check_type(end, element)
+        if end.state != IDLE:
+            raise Trap(f"cannot hand over handle index {number}: it is in use, or at its end")
+        if end.group is not None:
+            raise Trap(f"cannot hand over handle index {number}: it is in a waitable set")
+        self.remove(number)
+        return end.shared
+
+    def error_context(self, number: int) -> ErrorContext:
         """Return an error context."""
-        raise NotImplementedError
+        found = self.get(number)
+        if not isinstance(found, ErrorContext):
+            raise Trap(f"handle index {number} is no error context")
+        return found

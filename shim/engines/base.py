@@ -7,6 +7,7 @@ anywhere else. An artifact is native code: whoever passes one to `load` vouches 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, TypeAlias
@@ -26,6 +27,8 @@ HEADER: Final = 8
 _MAGIC: Final = b"\0asm"
 _CORE: Final = b"\1\0\0\0"
 _COMPONENT: Final = b"\x0d\0\1\0"
+
+_COMPONENT_TEXT: Final = re.compile(rb"(?:\s|;;[^\n]*\n|\(;[^;]*;\))*\(\s*component\b")
 
 _FRAMES: Final = 30  # of a backtrace; a stack overflow has tens of thousands
 
@@ -174,8 +177,8 @@ class Store(Protocol):
         """
 
 
-class Engine(Protocol):
-    """A WebAssembly engine."""
+class Compiler(Protocol):
+    """What makes an artifact of a module or a component."""
 
     @property
     def name(self) -> str:
@@ -184,6 +187,19 @@ class Engine(Protocol):
     @property
     def version(self) -> str:
         """The version of the package."""
+
+    def fingerprint(self) -> str:
+        """Name all that an artifact depends on besides the module: part of its cache key."""
+
+    def compile(self, wasm: bytes | memoryview) -> bytes:
+        """Return the native artifact of a module, binary or text. May start threads.
+
+        Raises ModuleError.
+        """
+
+
+class Engine(Compiler, Protocol):
+    """A WebAssembly engine."""
 
     @property
     def maps(self) -> bool:
@@ -196,15 +212,6 @@ class Engine(Protocol):
     @property
     def host(self) -> Provided:
         """What its modules can import."""
-
-    def fingerprint(self) -> str:
-        """Name all that an artifact depends on besides the module: part of its cache key."""
-
-    def compile(self, wasm: bytes | memoryview) -> bytes:
-        """Return the native artifact of a module, binary or text. May start threads.
-
-        Raises ModuleError.
-        """
 
     def load(self, artifact: bytes | memoryview) -> Module:
         """Make a module of an artifact that `compile` returned under the same fingerprint.
@@ -228,8 +235,11 @@ class Engine(Protocol):
         """
 
 
-def check_header(wasm: bytes | memoryview, text: bool = False) -> None:
-    """Raise ModuleError unless this begins like a core module, or with `text` like one in text."""
+def check_header(wasm: bytes | memoryview, *, text: bool = False, component: bool = False) -> None:
+    """Raise ModuleError unless this begins like a core module.
+
+    Or with `component` like a component, with `text` like either of them in text.
+    """
     head = bytes(wasm[:HEADER])
     if text and _is_text(head):
         return
@@ -240,9 +250,16 @@ def check_header(wasm: bytes | memoryview, text: bool = False) -> None:
     if not head.startswith(_MAGIC):
         raise ModuleError(f"not a wasm module: it begins with {head[:4]!r} instead of {_MAGIC!r}")
     if head[4:] == _COMPONENT:
-        raise ModuleError("this is a component, and only core modules can be run")
+        if component:
+            return
+        raise ModuleError("this is a component, not a core module")
     if head[4:] != _CORE:
         raise ModuleError(f"unknown wasm version {int.from_bytes(head[4:], 'little')}")
+
+
+def is_component(head: bytes) -> bool:
+    """Tell whether what begins like this is a component, if it is anything; also as text."""
+    return head[4:HEADER] == _COMPONENT or _COMPONENT_TEXT.match(head) is not None
 
 
 def _is_text(head: bytes) -> bool:

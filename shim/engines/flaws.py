@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import wasmtime  # here, because the compiler process has no file to import from
 
-from shim.engines.base import Engine, ModuleError
+from shim.engines.base import Compiler, ModuleError
 from shim.engines.wasmtime import PROPOSALS
 
 
@@ -50,14 +50,14 @@ _SWITCHES: Final = {"SIMD": ("wasm_relaxed_simd", "wasm_simd")}
 """What of wasmtime's configuration stands for a proposal; the dependent ones first."""
 
 
-def known(engine: Engine) -> list[Flaw]:
+def known(engine: Compiler) -> list[Flaw]:
     """Return what is wrong with an engine of this name and version."""
     return [
         flaw for flaw in FLAWS if flaw.engine == engine.name and _major(engine.version) < flaw.fixed
     ]
 
 
-def condition(engine: Engine, *, checked: bool) -> str:
+def condition(engine: Compiler, *, checked: bool) -> str:
     """Name, for the cache's key, what `check` let pass: "" for an engine without flaws."""
     flaws = known(engine)
     if not flaws:
@@ -65,7 +65,7 @@ def condition(engine: Engine, *, checked: bool) -> str:
     return f" without {_proposals(flaws)}" if checked else " unchecked"
 
 
-def check(engine: Engine, wasm: bytes) -> None:
+def check(engine: Compiler, wasm: bytes) -> None:
     """Raise ModuleError where the binary module uses what the engine is known to compile wrongly.
 
     Also where it is no valid module: an old engine may have another opinion on that.

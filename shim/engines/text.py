@@ -16,12 +16,12 @@ from shim.engines.base import ModuleError, check_header
 _MESSAGE: Final = re.compile(r"(?P<what>[^\n]*)\n\s*--> [^\n]*?:(?P<place>\d+:\d+)\n")
 
 
-def assembled(wasm: bytes | memoryview) -> bytes:
-    """Return a module in binary form, whether it is text or binary already.
+def assembled(wasm: bytes | memoryview, *, component: bool = False) -> bytes:
+    """Return a module in binary form, whether it is text or binary already; or a `component`.
 
     Raises ModuleError for what is neither, with the line and column of a mistake in a text.
     """
-    check_header(wasm, text=True)
+    check_header(wasm, text=True, component=component)
     module = bytes(wasm)
     if module.startswith(b"\0asm"):
         return module
@@ -31,5 +31,5 @@ def assembled(wasm: bytes | memoryview) -> bytes:
         found = _MESSAGE.match(f"{error}\n")
         reason = f"{found['place']}: {found['what']}" if found else str(error)
         raise ModuleError(f"invalid wasm text: {reason}") from None
-    check_header(binary)  # a text can also be a component's, or hold any bytes
+    check_header(binary, component=component)  # a text can also hold any bytes
     return binary

@@ -84,14 +84,16 @@ class Compile(msgspec.Struct, tag=True, frozen=True):
 
     Carries the module in a sealed memfd. `function` is what is to be run of it; the artifact does
     not depend on that. That it is not `checked` for what the engine compiles wrongly is for the
-    shim to allow.
+    shim to allow. Of a component that is carried the core module at `part`, an offset and a length
+    in bytes, is wanted; or the plan, from what is no engine.
     """
 
     engine: str
     key: Key
-    function: str
+    function: str | None
     memory_pages: int | None = None
     checked: bool = True
+    part: tuple[int, int] | None = None
 
 
 class Compiled(msgspec.Struct, tag=True, frozen=True):

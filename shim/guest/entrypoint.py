@@ -1,35 +1,20 @@
-"""From `process.args` to a loaded module. Runs in: guest, inside its rootfs.
-
-The module's bytes come from the image. A guest that still has privileges hashes them and hands them
-on, but does not parse them: a compiler that has none makes the artifact, and only artifacts of the
-cache are loaded.
-"""
+"""From `process.args` to the file that is meant. Runs in: guest, inside its rootfs."""
 
 from __future__ import annotations
 
 import errno
 import os
-import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from oci.runtime import Process
-from shim.engines import candidates, engines, flaws
 from shim.engines.base import (
     HEADER,
     START,
-    Engine,
-    Module,
     ModuleError,
-    TryAgainError,
-    check_header,
 )
-from shim.engines.cache import Artifact, Refusal, key
-from shim.engines.snapshot import digest_now, snapshot
-from shim.guest import control
-from shim.guest.origin import Origin
 from shim.linux.inside import is_below, read_inside
 from shim.linux.libc import describe
 
@@ -39,38 +24,6 @@ _INITS = ("docker-init", "podman-init", "catatonit", "tini", "tini-static", "dum
 _INIT_OPTIONS = ("-p", "-e", "-r", "--rewrite")
 """Those of them that take a value which may be an argument of its own."""
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-class Compiled(NamedTuple):
-    """The entrypoint's artifact, the engine that it is for, and why it is that one."""
-
-    path: str
-    engine: Engine
-    artifact: Artifact
-    reason: str
-
-    @property
-    def can_be_mapped(self) -> bool:
-        """Whether `load` could open the artifact by its name."""
-        return self.engine.maps and bool(self.artifact.name)
-
-    def load(self, function: str, *, mapped: bool) -> Module:
-        """Load the module, of which `function` can be run, and close the artifact.
-
-        `mapped`, by its name in the working directory, it is shared with all who do so. Executes
-        nothing of it. Raises ModuleError naming the entrypoint.
-        """
-        try:
-            # It may have been evicted since, and then has no name any more.
-            if mapped and os.path.exists(self.artifact.name):
-                module = self.engine.load_file(self.artifact.name)
-            else:
-                module = self.engine.load(self.artifact.read())
-            module.check(function)
-        except ModuleError as error:
-            raise ModuleError(f"{self.path}: {error}") from None
-        self.artifact.close()
-        return module
 
 
 def without_init(process: Process) -> Process:
@@ -133,80 +86,6 @@ def _readings(argument: str) -> Iterator[tuple[str, str]]:
     for end in dict.fromkeys((argument.rfind("#"), argument.find("#"))):
         if end >= 0:
             yield argument[:end], argument[end + 1 :] or START
-
-
-def compiled(origin: Origin, entrypoint: Found) -> Compiled:
-    """Get the artifact of the open entrypoint, which is closed: cached, or made by a compiler.
-
-    Where the container names no engine, the first one that takes the module is chosen, beginning
-    with the preferred one. Raises ModuleError naming the entrypoint, TryAgainError if one engine
-    may take it the next time, EOFError if the shim is gone.
-    """
-    annotations, preferred = origin.annotations, origin.preferred_engine
-    path, function, fd, _ = entrypoint
-    refusals: dict[str, str] = {}
-    kind = ModuleError
-    cache = origin.cache()
-    pages = annotations.memory_pages
-    limit = f" memory {pages}" if pages else ""
-    checked = annotations.engine not in origin.unsafe_engines
-    module = None
-    try:
-        try:
-            check_header(os.pread(fd, HEADER, 0), text=path.endswith(".wat"))
-        except ModuleError as error:
-            raise ModuleError(f"{path}: {error}") from None
-        digest = digest_now(fd)
-        for engine in candidates(annotations.engine, preferred):
-            condition = flaws.condition(engine, checked=checked)
-            variant = engine.fingerprint() + condition + limit
-            found: Artifact | Refusal | control.Refused | None
-            found = cache.load(key(digest, variant))
-            if found is None:
-                if module is None:
-                    module, digest = snapshot(fd)
-                name = key(digest, variant)
-                request = control.Compile(engine.name, name, function, pages, checked)
-                found = _ask(origin.channel, request, module)
-            if isinstance(found, Artifact):
-                reason = _reason(annotations.engine, preferred, engine, refusals)
-                return Compiled(path, engine, found, reason)
-            refusals[engine.name] = found.reason
-            if isinstance(found, control.Refused) and found.again:
-                kind = TryAgainError
-    finally:
-        for opened in (fd, module):
-            if opened is not None:
-                os.close(opened)
-    reasons = set(refusals.values())
-    told = reasons.pop() if len(reasons) == 1 else f"no engine takes it: {_listed(refusals)}"
-    raise kind(f"{path}: {told}")
-
-
-def _listed(refusals: Mapping[str, str]) -> str:
-    return "; ".join(f"{engine}: {reason}" for engine, reason in refusals.items())
-
-
-def _reason(demanded: str, preferred: str, engine: Engine, refusals: Mapping[str, str]) -> str:
-    if refusals:
-        return f"refused by {_listed(refusals)}"
-    if demanded:
-        return "the container's annotation"
-    if engine.name == preferred:
-        return "the node's configuration"
-    return "preferred" if len(engines()) > 1 else "the only one here"
-
-
-def _ask(
-    channel: socket.socket, request: control.Compile, module: int
-) -> Artifact | control.Refused:
-    control.send(channel, request, [module])
-    answer, fds = control.receive(channel)
-    if isinstance(answer, control.Refused):
-        return answer
-    if not isinstance(answer, control.Compiled):
-        raise EOFError
-    return Artifact(fds[0], answer.length, answer.name)
 
 
 def is_named_module(process: Process) -> bool:

@@ -19,6 +19,7 @@ from shim.engines.base import ModuleError, TryAgainError, internal_error
 from shim.engines.cache import write_filter
 from shim.guest import control, entrypoint, environment, grants, privileges
 from shim.guest.arrival import arrive
+from shim.guest.compiled import compiled
 from shim.guest.origin import Origin
 from shim.guest.privileges import Confinement
 from shim.linux import clone, credentials, files, hooks, seccomp, signals
@@ -138,21 +139,21 @@ def load_module(
         found = entrypoint.find(process, outlook.root, outlook.proc)
         process = environment.with_home(process, outlook.root, outlook.proc)
         listeners = [grants.listen(address) for address in origin.annotations.listen]
-    compiled = entrypoint.compiled(origin, found)
+    made = compiled(origin, found)
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    kept = [compiled.artifact.fd, outlook.root, here, *listeners]
+    kept = [*made.fds, outlook.root, here, *listeners]
     # A working directory is in reach of others in the PID namespace, see `arrival`.
-    mapped = compiled.can_be_mapped and last.pid_namespace is None
+    mapped = made.can_be_mapped and last.pid_namespace is None
     if mapped:
         # The user who the guest is about to become cannot enter it any more, only be there.
         os.fchdir(origin.artifacts)
     set_title(os.path.basename(found.path), *process.args)
     missing = settle(origin, process, streams, last, kept)
-    module = compiled.load(found.function, mapped=mapped)
+    module = made.load(found.function, mapped=mapped)
     if mapped:
         _leave(here)
     granted = grants.grant(process, visible, origin.annotations, outlook.root, here, listeners)
-    message = control.Ready(compiled.engine.name, compiled.reason, missing)
+    message = control.Ready(made.engine.name, made.reason, missing)
     return Ready(message, lambda: module.run(granted, found.function))
 
 

@@ -29,23 +29,23 @@ Realloc: TypeAlias = Callable[[int, int, int, int], int]
 class Context:
     """Memory, allocator and handles that values are lifted from and lowered to.
 
-    `fetch` returns a view of all the memory there is now; a view once fetched is never wrong, only
+    `memory` returns a view of all the memory there is now; a view once fetched is never wrong, only
     short. `scope` is who answers for the borrows of a call; without one they are not counted, which
     is enough where the guest cannot run before the call is over.
     """
 
-    __slots__ = ("_fetch", "_realloc", "encoding", "instance", "scope", "view")
+    __slots__ = ("_realloc", "encoding", "instance", "memory", "scope", "view")
 
     def __init__(
         self,
         instance: ComponentInstance,
-        fetch: Callable[[], memoryview] | None = None,
+        memory: Callable[[], memoryview] | None = None,
         realloc: Realloc | None = None,
         encoding: str = "utf8",
         scope: Scope | None = None,
     ) -> None:
         self.instance = instance
-        self._fetch = fetch
+        self.memory = memory
         self._realloc = realloc
         self.encoding = encoding
         self.scope = scope
@@ -53,7 +53,7 @@ class Context:
 
     def scoped(self, scope: Scope) -> Context:
         """Return the same for a call that answers for its borrows."""
-        other = Context(self.instance, self._fetch, self._realloc, self.encoding, scope)
+        other = Context(self.instance, self.memory, self._realloc, self.encoding, scope)
         other.view = self.view
         return other
 
@@ -62,8 +62,8 @@ class Context:
         end = start + size
         view = self.view
         if end > len(view):
-            if self._fetch is not None:
-                view = self.view = self._fetch()
+            if self.memory is not None:
+                view = self.view = self.memory()
             if end > len(view):
                 raise Trap(f"{size} bytes at {start:#x} are outside of the memory")
         if start % alignment:
@@ -102,6 +102,10 @@ class ValueType:
         self.size, self.alignment, self.flat = size, alignment, tuple(flat[:MAX_FLAT])
         self.has_borrow = has_borrow
 
+    def parts(self) -> Sequence[object]:
+        """Return what makes two types of this kind differ: types, labels, numbers, resources."""
+        raise NotImplementedError
+
     def load(self, context: Context, start: int) -> Any:
         """Read a value from memory, whose own bytes are known to be there and aligned."""
         raise NotImplementedError
@@ -128,6 +132,16 @@ class ValueType:
         size = self.size
         for index, value in enumerate(values):
             self.store(context, value, start + index * size)
+
+
+def same(one: object, other: object) -> bool:
+    """Tell whether two types, or parts of them, are equal: resources only as the same object."""
+    if one is other:
+        return True
+    if isinstance(one, ValueType) and isinstance(other, type(one)):
+        mine, theirs = one.parts(), other.parts()
+        return len(mine) == len(theirs) and all(map(same, mine, theirs))
+    return isinstance(one, (str, int)) and one == other
 
 
 class Core(NamedTuple):

@@ -39,6 +39,9 @@ class Tuple(ValueType):
     def __str__(self) -> str:
         return f"tuple<{', '.join(map(str, self.types))}>"
 
+    def parts(self) -> Sequence[object]:
+        return self.types
+
     def load(self, context: Context, start: int) -> tuple[Any, ...]:
         return tuple([kind.load(context, start + offset) for offset, kind in self._placed])
 
@@ -66,6 +69,9 @@ class Record(Tuple):
     def __str__(self) -> str:
         fields = (f"{label}: {kind}" for label, kind in zip(self.labels, self.types, strict=True))
         return f"record {{ {', '.join(fields)} }}"
+
+    def parts(self) -> Sequence[object]:
+        return (*self.labels, *self.types)
 
 
 def discriminant(count: int) -> Primitive:
@@ -136,6 +142,9 @@ class Variant(ValueType):
             for label, kind in zip(self.labels, self.cases, strict=True)
         )
         return f"variant {{ {', '.join(cases)} }}"
+
+    def parts(self) -> Sequence[object]:
+        return (*self.labels, *self.cases)
 
     def _made(self, index: int, payload: Any) -> Any:
         """Return the value of a case."""
@@ -261,6 +270,9 @@ class Flags(ValueType):
 
     def __str__(self) -> str:
         return f"flags {{ {', '.join(self.labels)} }}"
+
+    def parts(self) -> Sequence[object]:
+        return self.labels
 
     def _made(self, number: int) -> frozenset[str]:
         return frozenset([label for label, bit in self._bits.items() if number & bit])

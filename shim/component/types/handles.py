@@ -6,7 +6,7 @@ CanonicalABI.md, "Resource State", and `lift_own` to `lower_future`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from shim.component.errors import Trap
@@ -80,6 +80,9 @@ class Own(_Number):
     def __str__(self) -> str:
         return f"own<{self.resource}>"
 
+    def parts(self) -> Sequence[object]:
+        return (self.resource,)
+
     def _lifted(self, context: Context, number: int) -> Any:
         return context.instance.table.take_own(number, self.resource)
 
@@ -98,6 +101,9 @@ class Borrow(_Number):
 
     def __str__(self) -> str:
         return f"borrow<{self.resource}>"
+
+    def parts(self) -> Sequence[object]:
+        return (self.resource,)
 
     def _lifted(self, context: Context, number: int) -> Any:
         handle = context.instance.table.resource(number, self.resource)
@@ -127,6 +133,9 @@ class _Transferred(_Number):
 
     def __str__(self) -> str:
         return self._word if self.element is None else f"{self._word}<{self.element}>"
+
+    def parts(self) -> Sequence[object]:
+        return (self.element,)
 
 
 class Stream(_Transferred):
@@ -165,6 +174,9 @@ class ErrorContextType(_Number):
 
     def __str__(self) -> str:
         return "error-context"
+
+    def parts(self) -> Sequence[object]:
+        return ()
 
     def _lifted(self, context: Context, number: int) -> Any:
         return context.instance.table.error_context(number)

@@ -28,6 +28,9 @@ class Primitive(ValueType):
     def __str__(self) -> str:
         return self.name
 
+    def parts(self) -> Sequence[object]:
+        return (self.name,)
+
     def load(self, context: Context, start: int) -> Any:
         return self._unpack(context.view, start)[0]
 
@@ -136,6 +139,11 @@ class Char(Primitive):
 
     def lower(self, context: Context, value: Any, flat: list[Any]) -> None:
         flat.append(ord(value))
+
+
+def is_number(kind: ValueType | None) -> bool:
+    """Tell whether it is a type of numbers, or none."""
+    return kind is None or (isinstance(kind, Primitive) and not isinstance(kind, (Bool, Char)))
 
 
 def _character(number: int) -> str:

@@ -56,6 +56,9 @@ class String(_Referred):
     def __str__(self) -> str:
         return "string"
 
+    def parts(self) -> Sequence[object]:
+        return ()
+
     def _read(self, context: Context, start: int, length: int) -> str:
         encoding, size, alignment = "utf-8", length, 1
         if context.encoding != "utf8":
@@ -109,6 +112,9 @@ class List(_Referred):
     def __str__(self) -> str:
         return f"list<{self.element}>"
 
+    def parts(self) -> Sequence[object]:
+        return (self.element,)
+
     def _read(self, context: Context, start: int, length: int) -> Any:
         size = length * self.element.size
         if size > MAX_BYTES:
@@ -150,6 +156,9 @@ class FixedList(ValueType):
 
     def __str__(self) -> str:
         return f"list<{self.element}, {self.length}>"
+
+    def parts(self) -> Sequence[object]:
+        return (self.element, self.length)
 
     def load(self, context: Context, start: int) -> Any:
         return self.element.load_list(context, start, self.length)

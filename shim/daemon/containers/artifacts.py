@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from shim.compiler import claims
 from shim.compiler.foreman import Job
+from shim.compiler.planner import PLANNER
 from shim.daemon.log import Logger, timestamp
 from shim.engines import select
 from shim.engines.base import ModuleError, TryAgainError
@@ -164,7 +165,7 @@ class Artifacts:
         """Have a foreman see to it, and wait for what he says."""
         with contextlib.closing(claim), contextlib.ExitStack() as failed:
             failed.callback(claim.settle)
-            engine = select(request.engine)
+            engine = PLANNER if request.engine == PLANNER.name else select(request.engine)
             checked = request.checked or engine.name not in self._unsafe_engines
             job = Job(engine, request, module, owner, kept, claim, checked=checked, log=self._log)
             ours, theirs = control.pair()

@@ -28,7 +28,7 @@ def test_any_header(head: bytes, rest: bytes) -> None:
     data = head + rest
     for text in (False, True):
         try:
-            check_header(data, text)
+            check_header(data, text=text)
         except ModuleError as error:
             refused = error
         else:

@@ -1,0 +1,34 @@
+"""The compiler of components: what it makes is a plan (`shim.component`). Runs in: compiler.
+
+Of the core modules it says where they are; engines compile them like any other module.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shim.component import plan
+from shim.component.parts import packed
+from shim.component.planning import plan_component
+from shim.engines.text import assembled
+from shim.wasi.registry import REGISTRY
+
+NAME: Final = "component"
+
+
+class Planner:
+    """See `Compiler`."""
+
+    name: Final = NAME
+    version: Final = str(plan.FORMAT)
+
+    def fingerprint(self) -> str:
+        """See `Compiler.fingerprint`: a plan is for the interfaces that a host has."""
+        return f"{NAME} {self.version} {REGISTRY.fingerprint()}"
+
+    def compile(self, wasm: bytes | memoryview) -> bytes:
+        """See `Compiler.compile`."""
+        return packed(plan_component(assembled(wasm, component=True), REGISTRY))
+
+
+PLANNER: Final = Planner()
