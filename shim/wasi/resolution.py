@@ -74,6 +74,8 @@ def parent(directory: Descriptor, path: bytes) -> Iterator[tuple[int, bytes]]:
     name `b//` in `a`.
     """
     slash = _last_slash(path)
+    if path[slash + 1 :].rstrip(b"/") == b"..":  # is there, and may be out of reach
+        os.close(look_up(directory, path, os.O_PATH))
     if slash < 0:
         yield directory.fd, path
         return
