@@ -60,9 +60,11 @@ class Descriptor:
         "confined",
         "cwd",
         "fd",
+        "flags",
         "given_up",
         "inheriting",
         "kind",
+        "nonblocking",
         "preopen",
         "readonly",
         "sock",
@@ -92,6 +94,8 @@ class Descriptor:
         self.cwd: Descriptor | None = None  # the working directory that lies over this one
         self.stream: DirectoryStream[bytes] | None = None  # a directory as preview 1 reads it
         self.sock: socket | None = None
+        self.flags: frozenset[str] | None = None  # as 0.2 and 0.3 have opened it with
+        self.nonblocking = False  # is ours alone, and never blocks
         self.users = 1
 
     def writable(self) -> None:

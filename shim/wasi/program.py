@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from shim.wasi import descriptors, filetypes, rights
 from shim.wasi.descriptors import Descriptor
@@ -24,7 +24,7 @@ class Program:
         self.args: Sequence[bytes] = ()
         self.env: Sequence[bytes] = ()
         self.cwd: bytes | None = None  # the working directory's name, if it is not `/`
-        self.stdio: Sequence[Descriptor] = ()  # descriptors 0, 1 and 2 of the process
+        self.stdio: Mapping[int, Descriptor] = {}  # 0, 1 and 2, as of the process
         self.listeners: Sequence[Descriptor] = ()
         self.preopens: Sequence[Descriptor] = ()
         self.network = True  # whether the guest may open sockets of its own
@@ -50,7 +50,7 @@ class Program:
         self.args = args
         self.env = env
         self.network = network
-        self.stdio = [descriptors.stdio(fd) for fd in range(3)]
+        self.stdio = {fd: descriptors.stdio(fd) for fd in range(3)}
         self.listeners = [descriptors.inherited(fd) for fd in listeners]
         self.preopens = [_directory(*preopen) for preopen in preopens]
         if cwd is None:

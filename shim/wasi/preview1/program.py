@@ -42,5 +42,5 @@ class Program(Granted):
         super().grant(args, env, preopens, listeners=listeners, network=network, cwd=cwd)
         for listener in self.listeners:
             listener.preopen = _LISTENER
-        for descriptor in (*self.stdio, *self.listeners, *self.preopens):
+        for descriptor in (*self.stdio.values(), *self.listeners, *self.preopens):
             self.descriptors.add(descriptor)

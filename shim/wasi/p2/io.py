@@ -1,0 +1,481 @@
+"""wasi:io: errors, pollables and streams of bytes (library; runs in the guest).
+
+A stream lies over a descriptor, and keeps it open. It blocks where it is asked to, in the kernel.
+Where it must not block, a descriptor of ours does not; those that others share with us, standard
+streams, stay as they are and are asked first. What then cannot be written is kept, until there is
+room for it.
+"""
+
+from __future__ import annotations
+
+import errno as linux
+import os
+import select
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any, Final, TypeAlias
+
+from shim.component.errors import Trap
+from shim.component.host import Interface
+from shim.wasi.descriptors import Descriptor
+from shim.wasi.errors import failure
+from shim.wasi.filetypes import BLOCK_DEVICE, REGULAR_FILE
+from shim.wasi.program import Program
+from shim.wasi.waiting import wait
+
+_READ: Final = 1 << 16  # bytes returned at most
+_PERMIT: Final = 1 << 16  # bytes that may be written at a time
+_PAGE: Final = 4096  # what a pipe takes without blocking if it takes anything
+_ALWAYS: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
+_FILES: Final = (REGULAR_FILE, BLOCK_DEVICE)
+
+Interest: TypeAlias = "tuple[int, int] | int | None"
+"""What to wait for: descriptor and events, or a moment on the monotonic clock; None is here."""
+
+
+class Closed(Exception):
+    """The stream has ended."""
+
+
+class Pollable:
+    """Something to wait for; `interest` says what, each time."""
+
+    __slots__ = ("_descriptor", "interest")
+
+    def __init__(
+        self, interest: Callable[[], Interest], descriptor: Descriptor | None = None
+    ) -> None:
+        self.interest = interest
+        self._descriptor = None if descriptor is None else descriptor.share()
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        if self._descriptor is not None:
+            self._descriptor.close()
+
+
+class InputStream:
+    """Bytes from a descriptor that it takes over; from a position of its own, or the kernel's."""
+
+    __slots__ = ("_end", "closed", "descriptor", "position")
+
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        position: int | None = None,
+        end: Callable[[], None] | None = None,
+    ) -> None:
+        self.descriptor = descriptor
+        self.position = position
+        self.closed = False
+        self._end = end
+
+    def read(self, length: int, *, block: bool) -> bytes:
+        """Return up to `length` bytes; without blocking perhaps none. Raises OSError or Closed."""
+        if self.closed:
+            raise Closed
+        length = min(length, _READ)
+        if not length:
+            return b""
+        fd = self.descriptor.fd
+        try:
+            if self.position is not None:
+                data = os.pread(fd, length, self.position)
+                self.position += len(data)
+            elif block or _is_ready(self.descriptor, select.POLLIN):
+                data = os.read(fd, length)
+            else:
+                return b""
+        except BlockingIOError:  # it is ours, or somebody who shares it has made it so
+            if not block:
+                return b""
+            wait({fd: select.POLLIN}, None)
+            return self.read(length, block=True)
+        except OSError:
+            self.closed = True
+            raise
+        if not data:
+            self.closed = True
+            raise Closed
+        return data
+
+    def interest(self) -> Interest:
+        """Return what there is to wait for before a read."""
+        if self.closed or self.descriptor.kind in _FILES:
+            return None
+        return self.descriptor.fd, select.POLLIN
+
+    def close(self) -> None:
+        """End the stream."""
+        if self._end is not None:
+            self._end()
+        self.descriptor.close()
+
+
+class OutputStream:
+    """Bytes to a descriptor that it takes over; at a position of its own, the end, or the kernel's.
+
+    `position` is -1 for the end of a file.
+    """
+
+    __slots__ = ("_end", "_permit", "closed", "descriptor", "pending", "position")
+
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        position: int | None = None,
+        end: Callable[[], None] | None = None,
+    ) -> None:
+        self.descriptor = descriptor
+        self.position = position
+        self.closed = False
+        self.pending = b""
+        self._permit = 0
+        self._end = end
+
+    def check(self) -> int:
+        """Return how many bytes may be written. Raises OSError or Closed."""
+        self.flush()
+        self._permit = 0
+        if not self.pending and _is_ready(self.descriptor, select.POLLOUT):
+            self._permit = _PERMIT
+        return self._permit
+
+    def flush(self) -> None:
+        """Write what was kept, as far as there is room. Raises OSError or Closed."""
+        self._open()
+        if self.pending:
+            self._offer(self.pending)
+
+    def write(self, data: Any) -> None:
+        """Write without blocking; what there is no room for is kept. Traps beyond the permit."""
+        self._open()
+        if len(data) > self._permit:
+            raise Trap(f"a write of {len(data)} bytes, where {self._permit} were permitted")
+        self._permit = 0
+        self._offer(data)
+
+    def write_all(self, data: Any) -> None:
+        """Write, and block until all is written."""
+        self._open()
+        if self.pending:
+            kept, self.pending = self.pending, b""
+            self._put(memoryview(kept), block=True)
+        self._put(data, block=True)
+
+    def _open(self) -> None:
+        if self.closed:
+            raise Closed
+
+    def _offer(self, data: Any) -> None:
+        view = memoryview(data)
+        self.pending = bytes(view[self._put(view, block=False) :])
+
+    def _put(self, data: Any, *, block: bool) -> int:
+        """Write what can be; return how much it was. Closes the stream where it fails."""
+        written, size = 0, len(data)
+        descriptor = self.descriptor
+        ours = block or descriptor.nonblocking or descriptor.kind in _FILES
+        try:
+            while written < size:
+                if ours:
+                    piece = data[written:] if written else data
+                elif _is_ready(descriptor, select.POLLOUT):
+                    piece = data[written : written + _PAGE]
+                else:
+                    break
+                try:
+                    count = self._transfer(descriptor.fd, piece)
+                except BlockingIOError:
+                    if not block:
+                        break
+                    wait({descriptor.fd: select.POLLOUT}, None)
+                else:
+                    written += count
+        except BrokenPipeError:
+            self.closed = True
+            raise Closed from None
+        except OSError:
+            self.closed = True
+            raise
+        return written
+
+    def _transfer(self, fd: int, data: Any) -> int:
+        position = self.position
+        if position is None:
+            return os.write(fd, data)
+        if position < 0:
+            return os.pwritev(fd, [data], 0, os.RWF_APPEND)
+        count = os.pwrite(fd, data, position)
+        self.position = position + count
+        return count
+
+    def interest(self) -> Interest:
+        """Return what there is to wait for before more can be written."""
+        if self.closed or self.descriptor.kind in _FILES:
+            return None
+        return self.descriptor.fd, select.POLLOUT
+
+    def finish(self) -> None:
+        """Write what was kept, and no more after it."""
+        try:
+            if self.pending and not self.closed:
+                self.write_all(b"")
+        except (Closed, OSError):
+            pass  # nobody is there any more to hear of it
+        self.closed = True
+
+    def close(self) -> None:
+        """End the stream, once all that it has kept is written."""
+        self.finish()
+        if self._end is not None:
+            self._end()
+        self.descriptor.close()
+
+
+def _is_ready(descriptor: Descriptor, mask: int) -> bool:
+    """Tell whether a descriptor can be used without blocking; of one of ours the use itself tells.
+
+    What has ended or failed counts as ready.
+    """
+    if descriptor.kind in _FILES or (descriptor.nonblocking and mask == select.POLLIN):
+        return True
+    poller = select.poll()
+    poller.register(descriptor.fd, mask)
+    return bool(poller.poll(0))
+
+
+class Error:
+    """Why an operation on a stream has failed."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: OSError) -> None:
+        self.reason = reason
+
+
+def _stream_error(error: Exception) -> tuple[str, Error | None]:
+    if isinstance(error, Closed):
+        return "closed", None
+    if isinstance(error, OSError):
+        return "last-operation-failed", Error(error)
+    if isinstance(error, OverflowError):  # a position that no file has
+        return "last-operation-failed", Error(failure(linux.EINVAL))
+    raise error
+
+
+ERROR: Final = Interface("wasi:io/error", "0.2")
+ERROR.resource("error")
+
+POLL: Final = Interface("wasi:io/poll", "0.2")
+POLL.resource("pollable", Pollable.close)
+
+STREAMS: Final = Interface("wasi:io/streams", "0.2", errors=_stream_error)
+STREAMS.use(ERROR, "error")
+STREAMS.use(POLL, "pollable")
+STREAMS.type("stream-error", "variant { last-operation-failed(error), closed }")
+STREAMS.resource("input-stream", InputStream.close)
+STREAMS.resource("output-stream", OutputStream.close)
+
+INTERFACES: Final = (ERROR, POLL, STREAMS)
+
+
+@ERROR.function("[method]error.to-debug-string", "func(self: borrow<error>) -> string")
+def to_debug_string(program: Program, error: Error) -> str:
+    """Return an error for people."""
+    return error.reason.strerror or str(error.reason)
+
+
+@POLL.function("[method]pollable.ready", "func(self: borrow<pollable>) -> bool")
+def ready(program: Program, pollable: Pollable) -> bool:
+    """Tell whether there is nothing to wait for."""
+    return bool(_wait([pollable], 0))
+
+
+@POLL.function("[method]pollable.block", "func(self: borrow<pollable>)")
+def block(program: Program, pollable: Pollable) -> None:
+    """Wait."""
+    _wait([pollable], None)
+
+
+@POLL.function("poll", "func(in: list<borrow<pollable>>) -> list<u32>")
+def poll(program: Program, pollables: list[Pollable]) -> list[int]:
+    """Wait for the first; return the places of all that are ready."""
+    if not pollables:
+        raise Trap("there is nothing to wait for")
+    return _wait(pollables, None)
+
+
+def _wait(pollables: list[Pollable], deadline: int | None) -> list[int]:
+    masks: dict[int, int] = {}
+    moments: list[int] = [] if deadline is None else [deadline]
+    interests = [pollable.interest() for pollable in pollables]
+    for interest in interests:
+        if interest is None:
+            moments.append(0)
+        elif isinstance(interest, int):
+            moments.append(interest)
+        else:
+            fd, mask = interest
+            masks[fd] = masks.get(fd, 0) | mask
+    found = wait(masks, min(moments, default=None))
+    now = monotonic_ns()
+    answers = []
+    for index, interest in enumerate(interests):
+        if interest is None:
+            is_ready = True
+        elif isinstance(interest, int):
+            is_ready = interest <= now
+        else:
+            is_ready = bool(found.get(interest[0], 0) & (interest[1] | _ALWAYS))
+        if is_ready:
+            answers.append(index)
+    return answers
+
+
+@STREAMS.function(
+    "[method]input-stream.read",
+    "func(self: borrow<input-stream>, len: u64) -> result<list<u8>, stream-error>",
+)
+def read(program: Program, stream: InputStream, length: int) -> bytes:
+    """Return what there is."""
+    return stream.read(length, block=False)
+
+
+@STREAMS.function(
+    "[method]input-stream.blocking-read",
+    "func(self: borrow<input-stream>, len: u64) -> result<list<u8>, stream-error>",
+)
+def blocking_read(program: Program, stream: InputStream, length: int) -> bytes:
+    """Wait for bytes."""
+    return stream.read(length, block=True)
+
+
+@STREAMS.function(
+    "[method]input-stream.skip",
+    "func(self: borrow<input-stream>, len: u64) -> result<u64, stream-error>",
+)
+def skip(program: Program, stream: InputStream, length: int) -> int:
+    """Read for nothing."""
+    return len(stream.read(length, block=False))
+
+
+@STREAMS.function(
+    "[method]input-stream.blocking-skip",
+    "func(self: borrow<input-stream>, len: u64) -> result<u64, stream-error>",
+)
+def blocking_skip(program: Program, stream: InputStream, length: int) -> int:
+    """Wait for bytes for nothing."""
+    return len(stream.read(length, block=True))
+
+
+@STREAMS.function("[method]input-stream.subscribe", "func(self: borrow<input-stream>) -> pollable")
+def subscribe_input(program: Program, stream: InputStream) -> Pollable:
+    """Return a pollable that is ready when a read returns something."""
+    return Pollable(stream.interest, stream.descriptor)
+
+
+@STREAMS.function(
+    "[method]output-stream.check-write",
+    "func(self: borrow<output-stream>) -> result<u64, stream-error>",
+)
+def check_write(program: Program, stream: OutputStream) -> int:
+    """Permit a write."""
+    return stream.check()
+
+
+@STREAMS.function(
+    "[method]output-stream.write",
+    "func(self: borrow<output-stream>, contents: list<u8>) -> result<_, stream-error>",
+)
+def write(program: Program, stream: OutputStream, contents: memoryview) -> None:
+    """Write what was permitted."""
+    stream.write(contents)
+
+
+@STREAMS.function(
+    "[method]output-stream.blocking-write-and-flush",
+    "func(self: borrow<output-stream>, contents: list<u8>) -> result<_, stream-error>",
+)
+def blocking_write_and_flush(program: Program, stream: OutputStream, contents: memoryview) -> None:
+    """Write, and wait until that has happened. The contents may be any number of bytes."""
+    stream.write_all(contents)
+
+
+@STREAMS.function(
+    "[method]output-stream.flush", "func(self: borrow<output-stream>) -> result<_, stream-error>"
+)
+def flush(program: Program, stream: OutputStream) -> None:
+    """Write what was kept, as far as there is room."""
+    stream.flush()
+
+
+@STREAMS.function(
+    "[method]output-stream.blocking-flush",
+    "func(self: borrow<output-stream>) -> result<_, stream-error>",
+)
+def blocking_flush(program: Program, stream: OutputStream) -> None:
+    """Write what was kept."""
+    stream.write_all(b"")
+
+
+@STREAMS.function(
+    "[method]output-stream.subscribe", "func(self: borrow<output-stream>) -> pollable"
+)
+def subscribe_output(program: Program, stream: OutputStream) -> Pollable:
+    """Return a pollable that is ready when a write is permitted."""
+    return Pollable(stream.interest, stream.descriptor)
+
+
+@STREAMS.function(
+    "[method]output-stream.write-zeroes",
+    "func(self: borrow<output-stream>, len: u64) -> result<_, stream-error>",
+)
+def write_zeroes(program: Program, stream: OutputStream, length: int) -> None:
+    """Write zeros as if they were contents."""
+    stream.write(_zeros(length))
+
+
+@STREAMS.function(
+    "[method]output-stream.blocking-write-zeroes-and-flush",
+    "func(self: borrow<output-stream>, len: u64) -> result<_, stream-error>",
+)
+def blocking_write_zeroes_and_flush(program: Program, stream: OutputStream, length: int) -> None:
+    """Write zeros, and wait until that has happened."""
+    stream.write_all(_zeros(length))
+
+
+def _zeros(length: int) -> bytes:
+    if length > _PERMIT:
+        raise Trap(f"a write of {length} bytes, where {_PERMIT} are the most")
+    return bytes(length)
+
+
+@STREAMS.function(
+    "[method]output-stream.splice",
+    "func(self: borrow<output-stream>, src: borrow<input-stream>, len: u64)"
+    " -> result<u64, stream-error>",
+)
+def splice(program: Program, stream: OutputStream, source: InputStream, length: int) -> int:
+    """Write what can be read."""
+    permit = min(stream.check(), length)
+    if not permit:
+        return 0
+    data = source.read(permit, block=False)
+    stream.write(data)
+    return len(data)
+
+
+@STREAMS.function(
+    "[method]output-stream.blocking-splice",
+    "func(self: borrow<output-stream>, src: borrow<input-stream>, len: u64)"
+    " -> result<u64, stream-error>",
+)
+def blocking_splice(
+    program: Program, stream: OutputStream, source: InputStream, length: int
+) -> int:
+    """Wait for what can be read, and write it."""
+    stream.write_all(b"")
+    data = source.read(length, block=True)
+    stream.write_all(data)
+    return len(data)
