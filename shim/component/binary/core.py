@@ -31,7 +31,7 @@ _SORTS: Final = ("core func", "core table", "core memory", "core global", "core 
 
 __all__ = [
     "CoreExtern", "CoreFunction", "CoreFunctionIndex", "Global", "Limits", "Memory", "ModuleShape",
-    "Table", "Tag", "TagIndex", "function_type", "module_shape", "sort_of", "value_type",
+    "Table", "Tag", "TagIndex", "extern", "group", "module_shape", "sort_of", "value_type",
 ]  # fmt: skip
 
 
@@ -89,11 +89,28 @@ CoreExtern: TypeAlias = (
 )
 
 
-class ModuleShape(NamedTuple):
+class ModuleShape:
     """What a module imports, by both names in order, and exports."""
 
-    imports: list[tuple[str, str, CoreExtern]]
-    exports: dict[str, CoreExtern]
+    __slots__ = ("exports", "imports")
+
+    def __init__(
+        self, imports: dict[tuple[str, str], CoreExtern], exports: dict[str, CoreExtern]
+    ) -> None:
+        self.imports = imports
+        self.exports = exports
+
+    def add_import(self, module: str, name: str, extern: CoreExtern) -> None:
+        """Add an import. Raises Flaw where both names are taken."""
+        if (module, name) in self.imports:
+            raise Flaw(f"`{module}` `{name}` is imported twice")
+        self.imports[module, name] = extern
+
+    def add_export(self, name: str, extern: CoreExtern) -> None:
+        """Add an export. Raises Flaw where the name is taken."""
+        if name in self.exports:
+            raise Flaw(f"`{name}` is exported twice")
+        self.exports[name] = extern
 
 
 def sort_of(extern: CoreExtern) -> str:
@@ -128,7 +145,7 @@ def _reference(reader: Reader, byte: int) -> str:
     return f"{name}ref" if null else f"(ref {name})"
 
 
-def function_type(reader: Reader) -> CoreFunction:
+def _function_type(reader: Reader) -> CoreFunction:
     """Read a function's type, after its first byte."""
     params = reader.vector(lambda: value_type(reader))
     return CoreFunction(tuple(params), tuple(reader.vector(lambda: value_type(reader))))
@@ -142,7 +159,7 @@ def extern(reader: Reader) -> CoreExtern:
     if kind == 1:
         return _table(reader)
     if kind == 2:
-        return Memory(_limits(reader))
+        return _memory(reader)
     if kind == 3:
         return _global(reader)
     if kind == 4:
@@ -152,6 +169,14 @@ def extern(reader: Reader) -> CoreExtern:
 
 def _table(reader: Reader) -> Table:
     return Table(_reference(reader, reader.byte()), _limits(reader))
+
+
+def _memory(reader: Reader) -> Memory:
+    limits = _limits(reader)
+    most = 1 << ((64 if limits.is_64 else 32) - limits.page)
+    if max(limits.minimum, limits.maximum or 0) > most:
+        raise Flaw(f"a memory of more than {most} pages")
+    return Memory(limits)
 
 
 def _global(reader: Reader) -> Global:
@@ -170,6 +195,10 @@ def _limits(reader: Reader) -> Limits:
     minimum = reader.number(64)
     maximum = reader.number(64) if flags & 1 else None
     page = reader.number() if flags & 8 else 16
+    if page not in (0, 16):
+        raise Flaw(f"pages of 2^{page} bytes")
+    if maximum is not None and maximum < minimum:
+        raise Flaw("at least more than at most")
     return Limits(minimum, maximum, bool(flags & 2), bool(flags & 4), page)
 
 
@@ -180,18 +209,18 @@ def module_shape(whole: Reader) -> ModuleShape:
     whole.skip(len(_HEADER))
     types: list[CoreFunction | None] = []
     spaces: dict[str, list[CoreExtern]] = {sort: [] for sort in _SORTS}
-    shape = ModuleShape([], {})
+    shape = ModuleShape({}, {})
     while whole.position < whole.end:
         section = whole.byte()
         reader = whole.within(whole.number())
         if section == _TYPES:
             for _ in range(reader.count()):
-                types += _types(reader)
+                types += group(reader)
         elif section == _IMPORTS:
             for _ in range(reader.count()):
                 module, name = reader.name(), reader.name()
                 found = resolved(extern(reader), types)
-                shape.imports.append((module, name, found))
+                shape.add_import(module, name, found)
                 spaces[sort_of(found)].append(found)
         elif section == _FUNCTIONS:
             for _ in range(reader.count()):
@@ -200,7 +229,7 @@ def module_shape(whole: Reader) -> ModuleShape:
         elif section == _TABLES:
             spaces["core table"] += reader.vector(lambda here=reader: _defined_table(here))  # type: ignore[misc]
         elif section == _MEMORIES:
-            spaces["core memory"] += [Memory(_limits(reader)) for _ in range(reader.count())]
+            spaces["core memory"] += [_memory(reader) for _ in range(reader.count())]
         elif section == _GLOBALS:
             for _ in range(reader.count()):
                 spaces["core global"].append(_global(reader))
@@ -212,7 +241,7 @@ def module_shape(whole: Reader) -> ModuleShape:
                 name, kind, index = reader.name(), reader.byte(), reader.number()
                 if kind >= len(_SORTS) or index >= len(spaces[_SORTS[kind]]):
                     raise Flaw(f"the export {name!r} of a core module is of what there is not")
-                shape.exports[name] = spaces[_SORTS[kind]][index]
+                shape.add_export(name, spaces[_SORTS[kind]][index])
     return shape
 
 
@@ -226,8 +255,8 @@ def resolved(found: CoreExtern, types: list[CoreFunction | None]) -> CoreExtern:
     return kind if isinstance(found, CoreFunctionIndex) else Tag(kind)
 
 
-def _types(reader: Reader) -> list[CoreFunction | None]:
-    """Read one type, or a group of types that refer to each other."""
+def group(reader: Reader) -> list[CoreFunction | None]:
+    """Read one type, or several that refer to each other. None are those of the engine's heap."""
     if reader.peek() != _REC:
         return [_type(reader)]
     reader.byte()
@@ -235,13 +264,12 @@ def _types(reader: Reader) -> list[CoreFunction | None]:
 
 
 def _type(reader: Reader) -> CoreFunction | None:
-    """Read a type; None is one of what lies on the engine's heap."""
     form = reader.byte()
     if form in (_SUB, _SUB_FINAL):
         reader.vector(reader.number)
         form = reader.byte()
     if form == _FUNC:
-        return function_type(reader)
+        return _function_type(reader)
     if form == _ARRAY:
         _field(reader)
     elif form == _STRUCT:

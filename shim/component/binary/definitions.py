@@ -98,7 +98,7 @@ class ModuleExport(_Read, frozen=True):
 class ModuleType(_Read, frozen=True):
     """The type of a core module. It has an index space of core types for itself."""
 
-    declarations: list[ModuleImport | ModuleExport | CoreFunction | OuterAlias]
+    declarations: list[ModuleImport | ModuleExport | CoreTypeDefinition | OuterAlias]
 
 
 class TypeDefinition(_Read, frozen=True):
@@ -108,9 +108,9 @@ class TypeDefinition(_Read, frozen=True):
 
 
 class CoreTypeDefinition(_Read, frozen=True):
-    """A core type."""
+    """A core type, or several; None are those that are of no function."""
 
-    type: CoreFunction | ModuleType
+    type: list[CoreFunction | None] | ModuleType
 
 
 class CoreModule(_Read, frozen=True):

@@ -191,28 +191,28 @@ def _instance_declaration(reader: Reader) -> tuple[str, Definition]:
 
 def core_type(reader: Reader) -> CoreTypeDefinition:
     """Read a core type: of a function or a module."""
-    form = reader.byte()
-    if form == 0x60:
-        return CoreTypeDefinition(core.function_type(reader))
-    if form == 0x50:
+    if reader.peek() == 0x50:
+        reader.byte()
         reader.deeper()
         declarations = reader.vector(lambda: _module_declaration(reader))
         reader.shallower()
         return CoreTypeDefinition(ModuleType(declarations))
-    if form in (0x00, 0x4E, 0x4F, 0x5E, 0x5F):
-        raise Unsupported("core types of garbage collection outside of a module")
-    raise Flaw(f"{form:#04x} is no form of a core type")
+    if reader.peek() == 0x00:
+        reader.byte()
+        if reader.peek() != 0x50:
+            raise Flaw("0x00 before what is no subtype")
+    return CoreTypeDefinition(core.group(reader))
 
 
 def _module_declaration(
     reader: Reader,
-) -> ModuleImport | ModuleExport | core.CoreFunction | OuterAlias:
+) -> ModuleImport | ModuleExport | CoreTypeDefinition | OuterAlias:
     kind = reader.byte()
     if kind == 0:
         return ModuleImport(reader.name(), reader.name(), core.extern(reader))
     if kind == 1:
-        found = core_type(reader).type
-        if isinstance(found, ModuleType):
+        found = core_type(reader)
+        if isinstance(found.type, ModuleType):
             raise Flaw("a module's type in a module's type")
         return found
     if kind == 2:

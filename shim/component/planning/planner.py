@@ -201,7 +201,7 @@ class Planner:
         instances = making.spaces["core instance"]
         arguments = {name: instances[index] for name, index in definition.arguments}
         self._take(len(module.shape.imports))
-        imports = [arguments[first].export(second) for first, second, _ in module.shape.imports]
+        imports = [arguments[first].export(second) for first, second in module.shape.imports]
         self._steps.append(plan.Instantiate(module.number, imports, making.number))
         return _CoreInstance(len(self._steps) - 1, {})
 

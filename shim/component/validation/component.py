@@ -55,7 +55,7 @@ def _define(scope: Scope, definition: binary.Definition) -> None:
     if isinstance(definition, binary.TypeDefinition):
         spaces["type"].append(define(scope, definition))
     elif isinstance(definition, binary.CoreTypeDefinition):
-        spaces["core type"].append(define_core(scope, definition))
+        spaces["core type"] += define_core(scope, definition)
     elif isinstance(definition, binary.CoreModule):
         spaces["core module"].append(_module(scope, definition))
     elif isinstance(definition, binary.CoreInstantiation):
@@ -100,7 +100,7 @@ def _core_instance(scope: Scope, definition: binary.CoreInstantiation) -> dict[s
             raise Flaw(f"the argument `{name}` is given twice")
         arguments[name] = scope.get("core instance", index)
     scope.shared.work.take(len(module.imports))
-    for first, second, extern in module.imports:
+    for (first, second), extern in module.imports.items():
         found = arguments.get(first, {}).get(second)
         if found is None:
             raise Flaw(f"the module's import `{first}` `{second}` is not given")
@@ -157,7 +157,7 @@ def _instance(scope: Scope, definition: binary.Instantiation) -> Instance:
 
 
 def _exports(scope: Scope, definition: binary.Exports) -> Instance:
-    exports = Namespace(scope.kinds)
+    exports = Namespace(scope.kinds, names_resources=False)
     for target in definition.exports:
         exports.add(target.name, entity_at(scope, target))
     return Instance(exports.entities)

@@ -216,11 +216,11 @@ def _short(kind: ValueType | FunctionType) -> str:
 
 
 def _match_module(name: str, found: ModuleShape, expected: ModuleShape) -> None:
-    given = {(module, each): extern for module, each, extern in expected.imports}
-    for module, each, extern in found.imports:
-        if (module, each) not in given:
+    for (module, each), extern in found.imports.items():
+        given = expected.imports.get((module, each))
+        if given is None:
             raise Flaw(f"`{name}`: imports `{module}` `{each}`, which is not expected")
-        match_core(f"{module}` `{each}", given[module, each], extern)
+        match_core(f"{module}` `{each}", given, extern)
     for each, extern in expected.exports.items():
         if each not in found.exports:
             raise Flaw(f"`{name}`: the {sort_of(extern)} `{each}` is missing")

@@ -47,11 +47,15 @@ class Shared:
 
 
 class Namespace:
-    """The imports, or the exports, by name."""
+    """Imports, or exports, by name.
 
-    def __init__(self, kinds: Kinds) -> None:
+    Only those of a component or a type name resources, for functions that belong to one.
+    """
+
+    def __init__(self, kinds: Kinds, names_resources: bool = True) -> None:
         self.entities: dict[str, Entity] = {}
         self._kinds = kinds
+        self._names_resources = names_resources
         self._unique: dict[str, str] = {}
         self._resources: dict[str, Resource] = {}
 
@@ -59,11 +63,11 @@ class Namespace:
         """Give something a name. Raises Flaw where it is not right, or taken."""
         checked = names.check(name, entity.sort)
         other = self._unique.setdefault(checked.unique, name.text)
-        if name.text in self.entities or other is not name.text:
+        if name.text in self.entities or other != name.text:
             raise Flaw(f"the name `{name.text}` conflicts with `{other}`")
         if checked.role and isinstance(entity.type, Function):
             self._check_role(checked, entity.type)
-        if isinstance(entity.type, ResourceType):
+        if isinstance(entity.type, ResourceType) and self._names_resources:
             self._resources[name.text] = entity.type.resource
         self.entities[name.text] = entity
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from shim.component.binary import definitions as binary
-from shim.component.binary.core import CoreExtern, CoreFunction, ModuleShape, resolved
+from shim.component.binary.core import CoreFunction, ModuleShape, resolved
 from shim.component.binary.reader import Flaw, Unsupported
 from shim.component.types import FunctionType, Resource, ValueType
 from shim.component.validation.entities import (
@@ -131,29 +131,26 @@ def _resource(scope: Scope, kind: binary.ResourceType) -> ResourceType:
     return ResourceType(made)
 
 
-def define_core(scope: Scope, definition: binary.CoreTypeDefinition) -> CoreFunction | ModuleShape:
-    """Return the core type that is defined. Raises Flaw."""
+def define_core(
+    scope: Scope, definition: binary.CoreTypeDefinition
+) -> list[CoreFunction | ModuleShape | None]:
+    """Return the core types that are defined. Raises Flaw."""
     kind = definition.type
     if not isinstance(kind, binary.ModuleType):
-        return kind
+        return [*kind]
     types: list[CoreFunction | None] = []
-    imports: dict[tuple[str, str], CoreExtern] = {}
-    exports: dict[str, CoreExtern] = {}
+    shape = ModuleShape({}, {})
     for each in kind.declarations:
-        if isinstance(each, CoreFunction):
-            types.append(each)
+        if isinstance(each, binary.CoreTypeDefinition):
+            assert not isinstance(each.type, binary.ModuleType)
+            types += each.type
         elif isinstance(each, binary.OuterAlias):
             types.append(_outer_core_type(scope, each))
         elif isinstance(each, binary.ModuleImport):
-            key = each.module, each.name
-            if key in imports:
-                raise Flaw(f"`{each.module}` `{each.name}` is imported twice")
-            imports[key] = resolved(each.extern, types)
+            shape.add_import(each.module, each.name, resolved(each.extern, types))
         else:
-            if each.name in exports:
-                raise Flaw(f"`{each.name}` is exported twice")
-            exports[each.name] = resolved(each.extern, types)
-    return ModuleShape([(*key, extern) for key, extern in imports.items()], exports)
+            shape.add_export(each.name, resolved(each.extern, types))
+    return [shape]
 
 
 def _outer_core_type(scope: Scope, alias: binary.OuterAlias) -> CoreFunction:
@@ -183,7 +180,7 @@ def _declare(scope: Scope, definition: binary.Definition) -> None:
     if isinstance(definition, binary.TypeDefinition):
         scope.spaces["type"].append(define(scope, definition))
     elif isinstance(definition, binary.CoreTypeDefinition):
-        scope.spaces["core type"].append(define_core(scope, definition))
+        scope.spaces["core type"] += define_core(scope, definition)
     elif isinstance(definition, binary.Import):
         scope.add_import(definition.name, definition.extern)
     elif isinstance(definition, binary.ExportDeclaration):
