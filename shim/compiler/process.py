@@ -205,8 +205,8 @@ def start(
     cache, then a memfd. They are taken over; `wasm` is not. `owner` is the tenant, who shares
     the processors with others (`CompilerCgroup`). `function` is what is to be run of the module,
     which is not compiled if it could not be. `memory_pages` is a bound for the
-    module's memory (`limit_memory`). `part`, an offset and a length in bytes, is the core module that
-    is meant of a component. `checked` refuses what the engine is known to compile wrongly
+    module's memory (`limit_memory`). `part`, an offset and a length in bytes, is a core module of
+    a component. `checked` refuses what the engine is known to compile wrongly
     (`flaws.check`). The conditions and errors of `clone` apply.
     """
     size = os.fstat(wasm).st_size

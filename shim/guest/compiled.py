@@ -145,7 +145,8 @@ def compiled(origin: Origin, entrypoint: Found) -> Compiled:
     with the preferred one. Raises ModuleError naming the entrypoint, TryAgainError if one engine
     may take it the next time, EOFError if the shim is gone.
     """
-    path, function, fd, _ = entrypoint
+    path, named, fd, _ = entrypoint
+    function: str | None = named
     annotations, preferred = origin.annotations, origin.preferred_engine
     refusals: dict[str, str] = {}
     kind = ModuleError
@@ -157,7 +158,8 @@ def compiled(origin: Origin, entrypoint: Found) -> Compiled:
             raise ModuleError(f"{path}: {error}") from None
         source = _Source(origin, fd)
         closing.callback(source.close)
-        plan, parts = None, [None]
+        plan: Artifact | None = None
+        parts: list[Part] | list[None] = [None]
         if component:
             try:
                 plan = source.get(PLANNER, "")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from shim.component import plan
 from shim.component.errors import Trap
-from shim.component.linker import Exports, Linker, call
+from shim.component.linker import Linker, call
 from shim.component.parts import plan_of
-from shim.component.tasks import Callee
 from shim.engines.base import (
     START,
     Engine,
@@ -23,7 +22,6 @@ from shim.engines.base import (
 )
 from shim.engines.base import Trap as CoreTrap
 from shim.wasi.program import Program
-from shim.wasi.reactor import Reactor
 from shim.wasi.registry import REGISTRY
 
 _RUN: Final = "wasi:cli/run"
@@ -60,17 +58,12 @@ class Component:
         try:
             program = Program()
             grants.give(program)
-            reactor = Reactor()
-            program.reactor = reactor
             store = self._engine.store()
-            linker = Linker(self._plan, self._modules, store, REGISTRY, program, reactor)
-            found: Callee | Exports | None = linker.link()
+            linker = Linker(self._plan, self._modules, store, REGISTRY, program, program.reactor)
+            exports: Any = linker.link()
             for name in _entry(self._plan, function):
-                assert isinstance(found, dict)
-                found = found[name]
-            assert found is not None
-            assert not isinstance(found, dict)
-            result = call(linker.runtime, found)
+                exports = exports[name]
+            result = call(linker.runtime, exports)
         except CoreTrap as trap:
             trapped(backtrace(str(trap), trap.frames))
         except Trap as trap:

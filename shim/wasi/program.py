@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from shim.wasi import descriptors, filetypes, rights
 from shim.wasi.descriptors import Descriptor
 from shim.wasi.errors import NotCapable
+from shim.wasi.reactor import Reactor
 
 
 class Program:
@@ -18,7 +19,7 @@ class Program:
     that keeps more has a class of its own.
     """
 
-    __slots__ = ("args", "cwd", "env", "listeners", "network", "preopens", "stdio")
+    __slots__ = ("args", "cwd", "env", "listeners", "network", "preopens", "reactor", "stdio")
 
     def __init__(self) -> None:
         self.args: Sequence[bytes] = ()
@@ -28,6 +29,7 @@ class Program:
         self.listeners: Sequence[Descriptor] = ()
         self.preopens: Sequence[Descriptor] = ()
         self.network = True  # whether the guest may open sockets of its own
+        self.reactor = Reactor()  # what its async functions wait for
 
     def grant(
         self,

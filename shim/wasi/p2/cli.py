@@ -94,14 +94,16 @@ def stderr(program: Program) -> OutputStream:
     return OutputStream(program.stdio[2].share())
 
 
-def _terminal(number: int) -> Callable[[Program], Descriptor | None]:
-    def terminal(program: Program) -> Descriptor | None:
-        found = program.stdio[number]
-        return found.share() if os.isatty(found.fd) else None
+def terminal(number: int) -> Callable[[Program], Descriptor | None]:
+    """Return the function that returns a standard stream if it is a terminal."""
 
-    return terminal
+    def found(program: Program) -> Descriptor | None:
+        stream = program.stdio[number]
+        return stream.share() if os.isatty(stream.fd) else None
+
+    return found
 
 
-TERMINAL_STDIN.function("get-terminal-stdin", "func() -> option<terminal-input>")(_terminal(0))
-TERMINAL_STDOUT.function("get-terminal-stdout", "func() -> option<terminal-output>")(_terminal(1))
-TERMINAL_STDERR.function("get-terminal-stderr", "func() -> option<terminal-output>")(_terminal(2))
+TERMINAL_STDIN.function("get-terminal-stdin", "func() -> option<terminal-input>")(terminal(0))
+TERMINAL_STDOUT.function("get-terminal-stdout", "func() -> option<terminal-output>")(terminal(1))
+TERMINAL_STDERR.function("get-terminal-stderr", "func() -> option<terminal-output>")(terminal(2))

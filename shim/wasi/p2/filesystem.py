@@ -132,16 +132,26 @@ def _position(descriptor: Descriptor, offset: int) -> int | None:
     return offset if descriptor.kind in (REGULAR_FILE, BLOCK_DEVICE) else None
 
 
+def readable(file: Descriptor, offset: int) -> int | None:
+    """Return where a stream begins to read, as `_position`. Raises OSError for what cannot be."""
+    if file.kind == DIRECTORY:
+        raise failure(linux.EISDIR)
+    file.need(rights.FD_READ)
+    return _position(file, offset)
+
+
+def writable(file: Descriptor, offset: int) -> int | None:
+    """Return where a stream begins to write, -1 for the end. Raises OSError for what cannot be."""
+    return _position(_file(file, rights.FD_WRITE), offset)
+
+
 @TYPES.function(
     "[method]descriptor.read-via-stream",
     "func(self: borrow<descriptor>, offset: filesize) -> result<input-stream, error-code>",
 )
 def read_via_stream(program: Program, file: Descriptor, offset: int) -> InputStream:
     """Return a stream that reads from an offset on."""
-    if file.kind == DIRECTORY:
-        raise failure(linux.EISDIR)
-    file.need(rights.FD_READ)
-    return InputStream(file.share(), _position(file, offset))
+    return InputStream(file.share(), readable(file, offset))
 
 
 @TYPES.function(
@@ -150,8 +160,7 @@ def read_via_stream(program: Program, file: Descriptor, offset: int) -> InputStr
 )
 def write_via_stream(program: Program, file: Descriptor, offset: int) -> OutputStream:
     """Return a stream that writes from an offset on."""
-    _file(file, rights.FD_WRITE)
-    return OutputStream(file.share(), _position(file, offset))
+    return OutputStream(file.share(), writable(file, offset))
 
 
 @TYPES.function(
@@ -160,8 +169,7 @@ def write_via_stream(program: Program, file: Descriptor, offset: int) -> OutputS
 )
 def append_via_stream(program: Program, file: Descriptor) -> OutputStream:
     """Return a stream that writes at the end, wherever that is."""
-    _file(file, rights.FD_WRITE)
-    return OutputStream(file.share(), _position(file, -1))
+    return OutputStream(file.share(), writable(file, -1))
 
 
 @TYPES.function(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno as linux
 import select
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from shim.component.host import Interface
 from shim.wasi import sockets, words
@@ -17,6 +17,7 @@ from shim.wasi.errors import failure
 from shim.wasi.p2.clocks import MONOTONIC
 from shim.wasi.p2.io import POLL, STREAMS, InputStream, Interest, OutputStream, Pollable
 from shim.wasi.p2.network import NETWORK, Network, NotInProgress, socket_error
+from shim.wasi.p2.options import BUFFERS, HOPS, KEEP_ALIVE, Option, declare
 from shim.wasi.program import Program
 from shim.wasi.waiting import wait
 
@@ -249,61 +250,4 @@ def set_listen_backlog_size(program: Program, tcp: TcpSocket, value: int) -> Non
     tcp.socket.set_backlog(value)
 
 
-class Option(NamedTuple):
-    """An option of a socket: its name, its type, and how it is asked for and set."""
-
-    name: str
-    type: str
-    get: Callable[[Any], Any]
-    set: Callable[[Any, Any], None]
-
-
-def declare(interface: Interface, resource: str, options: tuple[Option, ...]) -> None:
-    """Declare the two functions of each option. The resource has its socket as `socket`."""
-    for option in options:
-
-        def get(program: Program, holder: Any, option: Option = option) -> Any:
-            return option.get(holder.socket)
-
-        def set_(program: Program, holder: Any, value: Any, option: Option = option) -> None:
-            option.set(holder.socket, value)
-
-        interface.function(
-            f"[method]{resource}.{option.name}",
-            f"func(self: borrow<{resource}>) -> result<{option.type}, error-code>",
-        )(get)
-        interface.function(
-            f"[method]{resource}.set-{option.name}",
-            f"func(self: borrow<{resource}>, value: {option.type}) -> result<_, error-code>",
-        )(set_)
-
-
-_Tcp = sockets.TcpSocket
-BUFFERS: Final = (
-    Option(
-        *("receive-buffer-size", "u64"),
-        *(sockets.Socket.receive_buffer_size, sockets.Socket.set_receive_buffer_size),
-    ),
-    Option(
-        *("send-buffer-size", "u64"),
-        *(sockets.Socket.send_buffer_size, sockets.Socket.set_send_buffer_size),
-    ),
-)
-declare(
-    TCP,
-    "tcp-socket",
-    (
-        *BUFFERS,
-        Option("hop-limit", "u8", _Tcp.hop_limit, _Tcp.set_hop_limit),
-        Option("keep-alive-enabled", "bool", _Tcp.keep_alive_enabled, _Tcp.set_keep_alive_enabled),
-        Option(
-            *("keep-alive-idle-time", "duration"),
-            *(_Tcp.keep_alive_idle_time, _Tcp.set_keep_alive_idle_time),
-        ),
-        Option(
-            *("keep-alive-interval", "duration"),
-            *(_Tcp.keep_alive_interval, _Tcp.set_keep_alive_interval),
-        ),
-        Option("keep-alive-count", "u32", _Tcp.keep_alive_count, _Tcp.set_keep_alive_count),
-    ),
-)
+declare(TCP, "tcp-socket", (*BUFFERS, Option("hop-limit", "u8", *HOPS), *KEEP_ALIVE))

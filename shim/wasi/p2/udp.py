@@ -12,7 +12,8 @@ from shim.wasi import sockets, words
 from shim.wasi.errors import failure
 from shim.wasi.p2.io import POLL, Pollable
 from shim.wasi.p2.network import NETWORK, Network, NotInProgress, socket_error
-from shim.wasi.p2.tcp import BUFFERS, Address, Option, declare
+from shim.wasi.p2.options import BUFFERS, HOPS, Option, declare
+from shim.wasi.p2.tcp import Address
 from shim.wasi.program import Program
 
 _MOST: Final = 16  # datagrams at a time
@@ -76,16 +77,7 @@ CREATE.use(UDP, "udp-socket")
 
 INTERFACES: Final = (UDP, CREATE)
 
-declare(
-    UDP,
-    "udp-socket",
-    (
-        *BUFFERS,
-        Option(
-            *("unicast-hop-limit", "u8"), *(sockets.Socket.hop_limit, sockets.Socket.set_hop_limit)
-        ),
-    ),
-)
+declare(UDP, "udp-socket", (*BUFFERS, Option("unicast-hop-limit", "u8", *HOPS)))
 
 
 @CREATE.function(

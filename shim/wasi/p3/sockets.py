@@ -13,7 +13,7 @@ from shim.component.streams import COMPLETED, DROPPED, AnyBuffer, Promise, Share
 from shim.component.types import U8, Own
 from shim.wasi import resolver, sockets, words
 from shim.wasi.errors import NotCapable, failure
-from shim.wasi.p2.options import BUFFERS, KEEP_ALIVE, Option, declare
+from shim.wasi.p2.options import BUFFERS, HOPS, KEEP_ALIVE, Option, declare
 from shim.wasi.p3.bytes import Reading, Writing, nothing
 from shim.wasi.p3.clocks import TYPES as CLOCKS
 from shim.wasi.program import Program
@@ -178,9 +178,8 @@ for _kind in _SELF:
     _method(_kind, "get-remote-address", "", _AN_ADDRESS)(remote_address)
     _method(_kind, "get-address-family", "", "ip-address-family")(address_family)
 
-_hops = sockets.Socket.hop_limit, sockets.Socket.set_hop_limit
-declare(TYPES, "tcp-socket", (*BUFFERS, Option("hop-limit", "u8", *_hops), *KEEP_ALIVE), "get-")
-declare(TYPES, "udp-socket", (*BUFFERS, Option("unicast-hop-limit", "u8", *_hops)), "get-")
+declare(TYPES, "tcp-socket", (*BUFFERS, Option("hop-limit", "u8", *HOPS), *KEEP_ALIVE), "get-")
+declare(TYPES, "udp-socket", (*BUFFERS, Option("unicast-hop-limit", "u8", *HOPS)), "get-")
 
 
 # TCP.
