@@ -99,14 +99,16 @@ class Reactor:
 
     def until(self, moment: int) -> Waiting:
         """Return what to await until a moment of the monotonic clock, in ns."""
-        return Waiting(lambda callback: self.at(moment, callback))
+        passed = moment <= monotonic_ns()
+        return Waiting(None if passed else lambda callback: self.at(moment, callback))
 
 
 class Waiting:
     """What a host's function awaits."""
 
-    def __init__(self, subscribe: Subscribe) -> None:
+    def __init__(self, subscribe: Subscribe | None) -> None:
         self._subscribe = subscribe
 
     def __await__(self) -> Generator[Subscribe, None, None]:
-        yield self._subscribe
+        if self._subscribe is not None:
+            yield self._subscribe

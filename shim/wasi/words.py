@@ -153,10 +153,10 @@ def open_at(
         raise failure(linux.EINVAL)
     if "symlink-follow" not in path_flags:
         linux_flags |= os.O_NOFOLLOW
-    if linux_flags & (os.O_CREAT | os.O_TRUNC):
-        flags |= {"write"}
     if "write" not in flags:
         flags |= {"read"}
+    if linux_flags & (os.O_CREAT | os.O_TRUNC):
+        flags |= {"write"}
     for flag, bits in _SYNC.items():
         if flag in flags:
             linux_flags |= bits
