@@ -11,7 +11,8 @@ LEB128), each after a count:
 
 Only where that changes nothing that the module could see: it has one memory, its own, which it
 exports for WASI, and no function that runs before the data can be in its place; all data goes where
-a number says, and fits. What else there may be is left to the engine.
+a number says, and fits. What else there may be is left to the engine. That a module imports does
+not matter, but a memory would be its first one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final, NamedTuple
 
 from shim.engines.base import HEADER, ModuleError
 from shim.engines.binary import Section, number, sections
+from shim.engines.interface import MEMORY, interface_of
 
 PAGE: Final = 4096
 _LEAST: Final = 1 << 18
@@ -44,7 +46,7 @@ class Data(NamedTuple):
 def apart(wasm: bytes) -> tuple[bytes, Data | None]:
     """Return a binary module without its data, and that; or as it is, and None.
 
-    It is valid without if it was with it. One that imports a memory nobody can run.
+    It is valid without if it was with it.
     """
     try:
         data = _data(wasm)
@@ -64,7 +66,8 @@ def _data(wasm: bytes) -> Data | None:
     if len(found) != len(those) or those[-1].number != _DATA:
         return None  # nor is it valid
     exports, memories, data = found[_EXPORTS], found[_MEMORIES], found[_DATA]
-    if not _exports_memory(wasm, exports):
+    imports = interface_of(wasm).imports
+    if not _exports_memory(wasm, exports) or any(found.kind == MEMORY for found in imports):
         return None
     count, position = number(wasm, memories.content)
     flags, position = number(wasm, position)

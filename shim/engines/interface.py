@@ -21,7 +21,7 @@ from shim.engines.base import ModuleError
 from shim.engines.binary import number, sections
 from shim.engines.linking import Provided, Signature, check_export, link
 
-_FUNCTION, _TABLE, _MEMORY, _GLOBAL, _TAG = range(5)  # kinds
+FUNCTION, TABLE, MEMORY, GLOBAL, TAG = range(5)  # kinds
 
 _TYPES_SECTION, _IMPORTS_SECTION, _FUNCTIONS_SECTION, _EXPORTS_SECTION = 1, 2, 3, 7
 
@@ -35,40 +35,48 @@ _TYPES: Final = {
     0x6F: "externref",
     0x69: "exnref",
 }
+_REFERENCES: Final = (0x63, 0x64)  # what may be null, and what may not; which of it follows
 _FUNCTION_TYPE: Final = 0x60
+_HAS_MAXIMUM, _HAS_PAGE_SIZE = 1, 8
 _T = TypeVar("_T")
 
 
 class Import(NamedTuple):
-    """An import, with its type if it is a function."""
+    """An import: its names, its kind and, of a function, which of the types it has."""
 
     module: str
     name: str
-    signature: Signature | None
-
-
-class Export(NamedTuple):
-    """An export, with its type if it is a function."""
-
-    name: str
-    signature: Signature | None
+    kind: int
+    type: int | None
 
 
 class Interface(NamedTuple):
-    """The imports and exports of a module, in its order."""
+    """The imports and exports of a module, in its order.
+
+    An export is its name and, of a function, which of the types it has: a module may have thousands
+    of them, and few types.
+    """
 
     imports: list[Import]
-    exports: list[Export]
+    exports: dict[str, int | None]
+    types: list[Signature]
 
     def check(self, provided: Provided, function: str) -> dict[str, Signature]:
         """Return the variants that it needs, as `link`; `function` is what is to be run.
 
         Raises ModuleError if that could not begin.
         """
-        variants = link(self.imports, provided.signatures, provided.variants)
-        found = [export.signature for export in self.exports if export.name == function]
-        check_export(function, bool(found), found[0] if found else None)
+        wanted = [(found.module, found.name, self._type(found.type)) for found in self.imports]
+        variants = link(wanted, provided.signatures, provided.variants)
+        check_export(function, function in self.exports, self.exported(function))
         return variants
+
+    def exported(self, name: str) -> Signature | None:
+        """Return the type of an exported function; `None` for what is no such."""
+        return self._type(self.exports.get(name))
+
+    def _type(self, index: int | None) -> Signature | None:
+        return None if index is None else self.types[index]
 
 
 class _Reader:
@@ -95,7 +103,11 @@ class _Reader:
         return [item() for _ in range(self.number())]
 
     def value_type(self) -> str:
-        return _TYPES[self.byte()]
+        byte = self.byte()
+        if byte in _REFERENCES:
+            self.number()
+            return "ref"
+        return _TYPES[byte]
 
     def function_type(self) -> Signature:
         if self.byte() != _FUNCTION_TYPE:
@@ -105,25 +117,29 @@ class _Reader:
     def limits(self) -> None:
         flags = self.byte()
         self.number()
-        if flags & 1:
-            self.number()
+        for flag in (_HAS_MAXIMUM, _HAS_PAGE_SIZE):
+            if flags & flag:
+                self.number()
 
-    def imported(self) -> tuple[int, int]:
+    def imported(self) -> tuple[int, int | None]:
         """Read what follows an import's names; return the kind and, of a function, the type."""
         kind = self.byte()
-        if kind == _FUNCTION:
+        if kind == FUNCTION:
             return kind, self.number()
-        if kind == _TABLE:
+        if kind == TABLE:
             self.value_type()
             self.limits()
-        elif kind == _MEMORY:
+        elif kind == MEMORY:
             self.limits()
-        elif kind in (_GLOBAL, _TAG):
+        elif kind == GLOBAL:
+            self.value_type()
+            self.byte()
+        elif kind == TAG:
             self.byte()
             self.number()
         else:
             raise KeyError(kind)
-        return kind, 0
+        return kind, None
 
 
 def interface_of(wasm: bytes) -> Interface:
@@ -132,9 +148,9 @@ def interface_of(wasm: bytes) -> Interface:
     Of one that is not valid this may be anything.
     """
     types: list[Signature] = []
-    functions: list[Signature] = []
+    functions: list[int] = []
     imports: list[Import] = []
-    exports: list[Export] = []
+    exports: dict[str, int | None] = {}
     try:
         for section in sections(wasm):
             read = _Reader(wasm, section.content)
@@ -142,19 +158,16 @@ def interface_of(wasm: bytes) -> Interface:
                 types = read.list(read.function_type)
             elif section.number == _IMPORTS_SECTION:
                 for _ in range(read.number()):
-                    module, name = read.name(), read.name()
-                    kind, type_ = read.imported()
-                    imports.append(
-                        Import(module, name, types[type_] if kind == _FUNCTION else None)
-                    )
-                functions = [found.signature for found in imports if found.signature is not None]
+                    imports.append(Import(read.name(), read.name(), *read.imported()))
+                functions = [found.type for found in imports if found.type is not None]
             elif section.number == _FUNCTIONS_SECTION:
-                functions += [types[index] for index in read.list(read.number)]
+                functions += read.list(read.number)
             elif section.number == _EXPORTS_SECTION:
                 for _ in range(read.number()):
                     name, kind, index = read.name(), read.byte(), read.number()
-                    signature = functions[index] if kind == _FUNCTION else None
-                    exports.append(Export(name, signature))
+                    exports[name] = functions[index] if kind == FUNCTION else None
+        if any(index >= len(types) for index in functions):
+            raise IndexError
     except (IndexError, KeyError, UnicodeDecodeError):
         raise ModuleError("invalid wasm module: its imports and exports cannot be read") from None
-    return Interface(imports, exports)
+    return Interface(imports, exports, types)

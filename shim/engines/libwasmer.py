@@ -69,6 +69,7 @@ _backend_is_available = _function("wasmer_is_backend_available", ctypes.c_bool, 
 features_new = _function("wasmer_features_new", _POINTER)
 engine_new_with_config = _function("wasm_engine_new_with_config", _POINTER, _POINTER)
 store_new = _function("wasm_store_new", _POINTER, _POINTER)
+store_delete = _function("wasm_store_delete", None, _POINTER)
 
 module_new = _function("wasm_module_new", _POINTER, _POINTER, _VEC)
 module_serialize = _function("wasm_module_serialize", None, _POINTER, _VEC)
@@ -78,6 +79,10 @@ _valtype_new = _function("wasm_valtype_new", _POINTER, ctypes.c_uint8)
 _valtype_vec_new = _function("wasm_valtype_vec_new", None, _VEC, ctypes.c_size_t, _POINTER)
 _functype_new = _function("wasm_functype_new", _POINTER, _VEC, _VEC)
 func_new = _function("wasm_func_new", _POINTER, _POINTER, _POINTER, _POINTER)
+func_new_with_env = _function(
+    "wasm_func_new_with_env", _POINTER, _POINTER, _POINTER, _POINTER, ctypes.py_object, _POINTER
+)
+func_delete = _function("wasm_func_delete", None, _POINTER)
 func_as_extern = _function("wasm_func_as_extern", _POINTER, _POINTER)
 func_call = _function("wasm_func_call", _POINTER, _POINTER, _VEC, _VEC)
 func_result_arity = _function("wasm_func_result_arity", ctypes.c_size_t, _POINTER)
@@ -85,14 +90,19 @@ func_result_arity = _function("wasm_func_result_arity", ctypes.c_size_t, _POINTE
 instance_new = _function(
     "wasm_instance_new", _POINTER, _POINTER, _POINTER, _VEC, ctypes.POINTER(_POINTER)
 )
+instance_delete = _function("wasm_instance_delete", None, _POINTER)
 instance_exports = _function("wasm_instance_exports", None, _POINTER, _VEC)
+extern_vec_delete = _function("wasm_extern_vec_delete", None, _VEC)
 extern_as_func = _function("wasm_extern_as_func", _POINTER, _POINTER)
 extern_as_memory = _function("wasm_extern_as_memory", _POINTER, _POINTER)
 memory_data = _function("wasm_memory_data", _POINTER, _POINTER)
 memory_data_size = _function("wasm_memory_data_size", ctypes.c_size_t, _POINTER)
 
+trap_new = _function("wasm_trap_new", _POINTER, _POINTER, _VEC)
+trap_delete = _function("wasm_trap_delete", None, _POINTER)
 trap_message = _function("wasm_trap_message", None, _POINTER, _VEC)
 trap_trace = _function("wasm_trap_trace", None, _POINTER, _VEC)
+frame_vec_delete = _function("wasm_frame_vec_delete", None, _VEC)
 frame_func_index = _function("wasm_frame_func_index", ctypes.c_uint32, _POINTER)
 frame_module_offset = _function("wasm_frame_module_offset", ctypes.c_size_t, _POINTER)
 # These return a struct of one pointer, which is returned as the pointer would be.
@@ -101,8 +111,11 @@ frame_module_name = _function("wasm_frame_module_name", ctypes.c_char_p, _POINTE
 
 byte_vec_delete = _function("wasm_byte_vec_delete", None, _VEC)
 
-OURS: Final = hasattr(_library, "pywasm_engine_new")
+OURS: Final = hasattr(_library, "pywasm_func_call")
 """Whether the library has what the C API lacks."""
+
+SLOTS: Final = 33
+"""How many a host function of ours is given (`libwasmer.rs`)."""
 
 if OURS:
     our_set_stack_size = _function("pywasm_set_stack_size", None, ctypes.c_size_t)
@@ -110,7 +123,12 @@ if OURS:
     our_module_deserialize_file = _function(
         "pywasm_module_deserialize_file", _POINTER, _POINTER, ctypes.c_char_p
     )
-    our_func_new = _function("pywasm_func_new", _POINTER, _POINTER, _POINTER, _POINTER)
+    our_func_new = _function(
+        "pywasm_func_new", _POINTER, _POINTER, _POINTER, _POINTER, ctypes.py_object
+    )
+    # Quickest with arguments of ctypes' own types that are made once, and none declared.
+    our_func_call = _library.pywasm_func_call
+    our_func_call.restype = _POINTER
 
 VERSION: Final[str] = _version().decode()
 if int(VERSION.partition(".")[0]) < _OLDEST:
@@ -157,7 +175,8 @@ def enable(features: int, names: Mapping[str, bool]) -> None:
         _function(f"wasmer_features_{name}", ctypes.c_bool, _POINTER, ctypes.c_bool)(features, on)
 
 
-def functype(params: Sequence[str], results: Sequence[str]) -> int:
+@cache
+def functype(params: tuple[str, ...], results: tuple[str, ...]) -> int:
     """Make a wasm_functype_t of the names of wasm's types."""
     return made(_functype_new(_valtypes(params), _valtypes(results)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -20,8 +21,14 @@ Formats = Mapping[str, str]
 _ADDRESSES: Final = 1 << 48  # what a process has, on the machines that there are
 MEMORY: Final = memoryview((ctypes.c_char * _ADDRESSES).from_address(0)).cast("B")
 """All memory of this process."""
+WORDS: Final = MEMORY.cast("Q")
+"""The same in words of eight bytes."""
 
-_HALF: Final = {"i32": 1 << 31, "i64": 1 << 63}
+_CALLS: Final = 3 if sys.version_info >= (3, 12) else 8
+"""A callback, an entry and its `failed`; older interpreters count calls of C functions as well."""
+
+HALF: Final = {"i32": 1 << 31, "i64": 1 << 63}
+"""How many of the integers of a type are not negative."""
 
 
 def layout(kinds: Sequence[str], formats: Formats) -> struct.Struct:
@@ -57,7 +64,7 @@ def host_entry(
                 try:
                     pack(MEMORY, target, result)
                 except struct.error:  # rarely
-                    pack(MEMORY, target, *_signed((result,), results))
+                    pack(MEMORY, target, *signed((result,), results))
         except BaseException as error:
             return failed(error, target)
         return None
@@ -88,7 +95,7 @@ def guest_function(
         try:
             pack(view, 0, *arguments)
         except struct.error:  # rarely
-            pack(view, 0, *_signed(arguments, params))
+            pack(view, 0, *signed(arguments, params))
         make_sure_of_room()
         failed = invoke()
         if failed is not None or trap.value is not None:
@@ -99,20 +106,20 @@ def guest_function(
     return call
 
 
-def make_sure_of_room(calls: int = 3) -> None:
+def make_sure_of_room(calls: int = _CALLS) -> None:
     """Raise RecursionError where a host function that the guest calls could not do so.
 
     An exception that comes up before a callback has begun, or while it handles one, would be lost:
-    the guest would go on. The calls are the callback, an entry, and its `failed`.
+    the guest would go on.
     """
     if calls > 1:
         make_sure_of_room(calls - 1)
 
 
-def _signed(numbers: Sequence[Any], kinds: Sequence[str]) -> list[Any]:
+def signed(numbers: Sequence[Any], kinds: Sequence[str]) -> list[Any]:
     """Return the numbers with all integers as signed ones, which is all that is wrong with them."""
     signed = []
     for number, kind in zip(numbers, kinds, strict=True):
-        half = _HALF.get(kind)
+        half = HALF.get(kind)
         signed.append(number if half is None else (number + half) % (2 * half) - half)
     return signed

@@ -16,7 +16,7 @@ import ctypes
 import mmap
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, NoReturn
 
 import msgspec
@@ -37,8 +37,9 @@ from shim.engines.interface import Interface, interface_of
 from shim.engines.libwasmer import CRANELIFT, Vec, WasmerError, made
 from shim.engines.linking import signature_of
 from shim.engines.text import assembled
+from shim.engines.wasmer_store import Entrance, Loaded, Placed, Store, fetch
+from shim.engines.wasmer_traps import told
 from shim.engines.wasmer_wasi import HostFunction
-from shim.linux.libc import memory_move
 from shim.wasi import preview1
 from shim.wasi.preview1.program import Program
 
@@ -61,7 +62,7 @@ _HEAD: Final = struct.Struct("<12sI")
 _ELF: Final = b"\x7fELF"
 _MAGIC: Final = b"pywasmer\0\0\0\0"
 _LENGTH: Final = struct.Struct("<I")
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 
 
 class Outline(NamedTuple):
@@ -75,19 +76,14 @@ class Outline(NamedTuple):
 _decode: Final = msgspec.msgpack.Decoder(Outline).decode
 
 
-class Placed(NamedTuple):
-    """A module's data, in private memory of whole pages, and its place in the module's memory."""
-
-    offset: int
-    pages: mmap.mmap
-
-
 class Host:
     """Everything of wasmer's that does not depend on the module, and the program it serves."""
 
     def __init__(self) -> None:
         self.program = Program()
-        self.store = made(libwasmer.store_new(_engine()))
+        self.engine = _engine()
+        self.entrance = Entrance()
+        self.store = made(libwasmer.store_new(self.engine))
         provided = preview1.provide(self.program)
         functions = {
             bound: HostFunction(self.store, bound) for bound in dict.fromkeys(provided.values())
@@ -115,24 +111,23 @@ def _engine(compiler: str = CRANELIFT) -> int:
 class WasmerModule:
     """A module ready to be instantiated, once."""
 
-    def __init__(self, host: Host, module: int, interface: Interface, data: Placed | None) -> None:
+    def __init__(self, host: Host, loaded: Loaded) -> None:
         self._host = host
-        self._module = module
-        self._interface = interface
-        self._data = data
+        self.loaded = loaded
         self._imports: list[int] = []
 
     def check(self, function: str = START) -> None:
         """See `Module.check`."""
         host = self._host
-        chosen = self._interface.check(host, function)
+        interface = self.loaded.interface
+        chosen = interface.check(host, function)
         self._imports = [
             (
                 host.variants[name, chosen[name]]
                 if name in chosen
                 else host.functions[module, name]
             ).extern
-            for module, name, _ in self._interface.imports
+            for module, name, *_ in interface.imports
         ]
 
     def run(self, grants: Grants, function: str = START) -> NoReturn:
@@ -154,19 +149,18 @@ class WasmerModule:
         trap = ctypes.c_void_p()
         array = (ctypes.c_void_p * len(self._imports))(*self._imports)
         imports = Vec(len(array), ctypes.addressof(array))
-        instance = libwasmer.instance_new(self._host.store, self._module, imports, trap)
+        native, interface, data = self.loaded
+        instance = libwasmer.instance_new(self._host.store, native, imports, trap)
         if trap.value:
-            trapped(_message(trap.value))
+            trapped(backtrace(*told(trap.value)))
         found = Vec()
         libwasmer.instance_exports(made(instance), found)
-        exports = dict(
-            zip((export.name for export in self._interface.exports), found.pointers(), strict=True)
-        )
+        exports = dict(zip(interface.exports, found.pointers(), strict=True))
         memory = libwasmer.extern_as_memory(exports.get("memory"))
         if memory:
-            self._host.program.memory.attach(lambda: _window(memory))
-        if self._data is not None:
-            _place_data(self._data, libwasmer.memory_data(made(memory)))
+            self._host.program.memory.attach(fetch(memory, instance))
+        if data is not None:
+            data.put(libwasmer.memory_data(made(memory)), keep=False)
         return exports
 
 
@@ -178,44 +172,7 @@ def _call(extern: int) -> None:
     results = Vec(count, ctypes.addressof(slots))
     trap = libwasmer.func_call(function, Vec(), results)
     if trap:
-        trapped(_message(trap))
-
-
-def _place_data(data: Placed, memory: int) -> None:
-    """Move the pages to their place in a memory that nobody has written to."""
-    size, goal = len(data.pages), memory + data.offset
-    source = ctypes.addressof(ctypes.c_char.from_buffer(data.pages))
-    try:
-        memory_move(source, size, goal)
-    except OSError:  # it has no pages of this size, say
-        ctypes.memmove(goal, source, size)
-
-
-def _window(memory: int) -> memoryview:
-    """Return a view of all of a memory, as long as it is now.
-
-    It does not move when it grows: wasmer reserves address space for 4 GiB.
-    """
-    size = libwasmer.memory_data_size(memory)
-    if size == 0:
-        return memoryview(bytearray())
-    address = libwasmer.memory_data(memory)
-    return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
-
-
-def _message(trap: int) -> str:
-    reason, frames = Vec(), Vec()
-    libwasmer.trap_message(trap, reason)
-    libwasmer.trap_trace(trap, frames)
-    text = reason.bytes().rstrip(b"\0").decode(errors="replace")
-    return backtrace(text, [_place(frame) for frame in frames.pointers()])
-
-
-def _place(frame: int) -> str:
-    function = libwasmer.frame_func_name(frame) or b"<unnamed>"
-    module = libwasmer.frame_module_name(frame) or b"<module>"
-    index, offset = libwasmer.frame_func_index(frame), libwasmer.frame_module_offset(frame)
-    return f"    at {function.decode()} ({module.decode()}[{index}]:{offset & 0xFFFFFFFF:#x})"
+        trapped(backtrace(*told(trap)))
 
 
 class Wasmer:
@@ -282,9 +239,10 @@ class Wasmer:
             raise ModuleError(f"unusable artifact: {error}") from None
         placed = None
         if length := outline.data_length:
-            placed = Placed(outline.data_offset, mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE))
-            placed.pages.write(data[end : end + length])
-        return WasmerModule(self.host, module, outline.interface, placed)
+            pages = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE)
+            pages.write(data[end : end + length])
+            placed = Placed(outline.data_offset, pages, of_file=False)
+        return WasmerModule(self.host, Loaded(module, outline.interface, placed))
 
     def load_file(self, path: str) -> WasmerModule:
         """See `Engine.load_file`."""
@@ -301,14 +259,22 @@ class Wasmer:
                     end += -(end + size) % PAGE
                     flags, access = mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
                     pages = mmap.mmap(file.fileno(), length, flags, access, offset=size + end)
-                    placed = Placed(outline.data_offset, pages)
+                    placed = Placed(outline.data_offset, pages, of_file=True)
             name = os.fsencode(path)
             module = made(libwasmer.our_module_deserialize_file(self.host.store, name))
         except OSError as error:
             raise ModuleError(f"unusable artifact: {error.strerror}") from None
         except (ValueError, struct.error, WasmerError) as error:
             raise ModuleError(f"unusable artifact: {error}") from None
-        return WasmerModule(self.host, module, outline.interface, placed)
+        return WasmerModule(self.host, Loaded(module, outline.interface, placed))
+
+    def store(self) -> Store:
+        """See `Engine.store`."""
+        return Store(self.host.engine, self.host.entrance)
+
+    def with_stack(self, run: Callable[[], NoReturn]) -> NoReturn:
+        """See `Engine.with_stack`: wasmer brings its own."""
+        run()
 
 
 def _native(data: bytes) -> tuple[int, int]:

@@ -4,9 +4,6 @@ A host function gets the address of an array of 8-byte slots on the stack, takes
 there and leaves its result in the first slot. The standard C API, which is all that a library has
 that we have not built, passes the addresses of two vectors instead: a size, and a pointer to slots
 of 16 bytes on the heap, each a kind and a value. That takes 0.4 µs more.
-
-Both are read through one window onto all memory: a view made anew for each call would cost as much
-as the call.
 """
 
 from __future__ import annotations
@@ -18,18 +15,15 @@ from typing import Final
 
 from shim.engines import libwasmer
 from shim.engines.base import internal_error, trapped
+from shim.engines.slots import MEMORY, WORDS, layout
+from shim.engines.wasmer_store import FORMATS
 from shim.wasi.preview1.abi import Bound
 
+# void (*)(uint64_t *slots, void *environment): a callee may take fewer than it is given.
 _Callback: Final = ctypes.CFUNCTYPE(None, ctypes.c_size_t)
-_SLOTS: Final = {"i32": "i4x", "i64": "q"}
 
 # wasm_trap_t *(*)(const wasm_val_vec_t *arguments, wasm_val_vec_t *results)
 _StandardCallback: Final = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
-_VALUES: Final = {"i32": "8xi4x", "i64": "8xq"}
-
-_ADDRESSES: Final = 1 << 48  # what a process has, on the machines that there are
-_memory: Final = memoryview((ctypes.c_char * _ADDRESSES).from_address(0)).cast("B")
-_words: Final = _memory.cast("Q")
 
 
 def _entry(bound: Bound) -> Callable[[int], None]:
@@ -38,9 +32,9 @@ def _entry(bound: Bound) -> Callable[[int], None]:
     No exception may leave it: ctypes would print and then forget it. Nor is a trap returned: there
     is nobody who could handle it.
     """
-    unpack = struct.Struct("<" + "".join(_SLOTS[kind] for kind in bound.params)).unpack_from
-    pack = struct.Struct("<i").pack_into if bound.results else None
-    call, memory = bound.call, _memory
+    unpack = layout(bound.params, FORMATS).unpack_from
+    pack = layout(bound.results, FORMATS).pack_into if bound.results else None
+    call, memory = bound.call, MEMORY
 
     def entry(slots: int) -> None:
         try:
@@ -55,10 +49,10 @@ def _entry(bound: Bound) -> Callable[[int], None]:
 
 def _standard_entry(bound: Bound) -> Callable[[int, int], None]:
     """Return the same for the standard C API."""
-    unpack = struct.Struct("<" + "".join(_VALUES[kind] for kind in bound.params)).unpack_from
+    unpack = layout(bound.params, FORMATS).unpack_from
     pack = struct.Struct("<Qi").pack_into if bound.results else None
     kind = libwasmer.KINDS["i32"]
-    call, memory, words = bound.call, _memory, _words
+    call, memory, words = bound.call, MEMORY, WORDS
 
     def entry(arguments: int, results: int) -> None:
         try:
@@ -82,9 +76,10 @@ class HostFunction:
         # Of the callback native code has only the address.
         if libwasmer.OURS:
             self._callback = _Callback(_entry(bound))
-            new = libwasmer.our_func_new
+            address = ctypes.cast(self._callback, ctypes.c_void_p)
+            function = libwasmer.our_func_new(store, kind, address, None)
         else:
             self._callback = _StandardCallback(_standard_entry(bound))
-            new = libwasmer.func_new
-        function = libwasmer.made(new(store, kind, ctypes.cast(self._callback, ctypes.c_void_p)))
-        self.extern: int = libwasmer.func_as_extern(function)
+            address = ctypes.cast(self._callback, ctypes.c_void_p)
+            function = libwasmer.func_new(store, kind, address)
+        self.extern: int = libwasmer.func_as_extern(libwasmer.made(function))

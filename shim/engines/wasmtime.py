@@ -29,7 +29,7 @@ from shim.engines.base import (
 )
 from shim.engines.linking import Signature, check_export, link, signature_of
 from shim.engines.text import assembled
-from shim.engines.wasmtime_store import Entrance, Store, context_of, fetch
+from shim.engines.wasmtime_store import Entrance, Store, fetch
 from shim.engines.wasmtime_traps import told
 from shim.engines.wasmtime_types import functype_signature
 from shim.engines.wasmtime_wasi import HostFunction
@@ -158,7 +158,7 @@ class WasmtimeModule:
         memory = exports.get("memory")
         # One of 64 bits may move when it grows, and nothing of preview 1 could point into it.
         if isinstance(memory, wasmtime.Memory) and not memory.type(store).is_64:
-            self._host.program.memory.attach(fetch(context_of(store), memory._memory))
+            self._host.program.memory.attach(fetch(store, memory._memory))
         return exports
 
 

@@ -196,7 +196,7 @@ class Instance:
             raise ModuleError(f"export `{name}` is not a memory of one thread")
         if wasmtime.Memory._from_raw(found.of.memory).type(store.native).is_64:
             raise ModuleError(f"memory `{name}` is of 64 bits")
-        return fetch(store.context, found.of.memory)
+        return fetch(store.native, found.of.memory)
 
 
 def _mismatch(said: str) -> str:
@@ -204,23 +204,27 @@ def _mismatch(said: str) -> str:
     return one_line(f"{what}: {why}" if why else what)
 
 
-def fetch(context: int | None, memory: ffi.wasmtime_memory_t) -> Callable[[], memoryview]:
+def fetch(store: wasmtime.Store, memory: ffi.wasmtime_memory_t) -> Callable[[], memoryview]:
     """Return what returns a view of all of a memory, as long as it is then.
 
     The memory must not move when it grows: `Config.memory_may_move`.
     """
     view = memoryview(bytearray())
-    where = ctypes.c_void_p(context), ctypes.pointer(memory)
+    context, pointer = ctypes.c_void_p(context_of(store)), ctypes.pointer(memory)
 
     def fetched() -> memoryview:
         nonlocal view
-        size = _memory_size(*where)
+        size = _memory_size(context, pointer)
         if size != len(view):
-            data = (ctypes.c_ubyte * size).from_address(_memory_data(*where))
-            view = memoryview(data).cast("B")
+            view = _view(store, memory, size)
         return view
 
     return fetched
+
+
+def _view(store: wasmtime.Store, memory: ffi.wasmtime_memory_t, size: int) -> memoryview:
+    address = _memory_data(ctypes.c_void_p(context_of(store)), ctypes.pointer(memory))
+    return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
 
 
 def context_of(store: wasmtime.Store) -> int | None:

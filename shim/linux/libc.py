@@ -79,6 +79,7 @@ _mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _madvise = LIBC.madvise
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _MREMAP = 0x1 | 0x2  # MREMAP_MAYMOVE | MREMAP_FIXED
+_DONTUNMAP = 0x4  # of files since Linux 5.13
 _mremap = LIBC.mremap
 _mremap.argtypes = (
     ctypes.c_void_p,
@@ -110,9 +111,12 @@ def memory_advise(address: int, size: int, advice: int, what: str = "") -> None:
         fail("madvise", what)
 
 
-def memory_move(address: int, size: int, goal: int) -> None:
-    """mremap(2), in the place of what is at `goal`. Raises OSError."""
-    if _mremap(address, size, size, _MREMAP, goal) != goal:
+def memory_move(address: int, size: int, goal: int, *, keep: bool = False) -> None:
+    """mremap(2), in the place of what is at `goal`. Raises OSError.
+
+    With `keep` the mapping also stays where it was, as if nobody had written to it.
+    """
+    if _mremap(address, size, size, _MREMAP | (_DONTUNMAP if keep else 0), goal) != goal:
         fail("mremap")
 
 

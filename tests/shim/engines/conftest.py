@@ -30,7 +30,7 @@ class Result(NamedTuple):
     max_rss: int = 0  # KiB
 
 
-def _in_child(work: Callable[[], None], stdin: bytes = b"") -> Result:
+def in_child(work: Callable[[], None], stdin: bytes = b"") -> Result:
     with contextlib.ExitStack() as files:
         given, out, err = (files.enter_context(tempfile.TemporaryFile()) for _ in range(3))
         given.write(stdin)
@@ -61,7 +61,7 @@ def artifact(engine: Engine, wasm: bytes) -> bytes:
             with open(1, "wb") as out:
                 out.write(engine.compile(wasm))
 
-        result = _in_child(compile_)
+        result = in_child(compile_)
         kind, _, message = result.stderr.decode().partition(": ")
         if kind == "ModuleError":
             raise ModuleError(message)
@@ -118,7 +118,7 @@ class Runner:
             grants = Grants([b"guest", *map(os.fsencode, args)], env, preopens, start)
             module.run(grants, function)
 
-        return _in_child(run, stdin)
+        return in_child(run, stdin)
 
 
 @pytest.fixture(params=ENGINES)

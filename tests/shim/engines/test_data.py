@@ -71,6 +71,7 @@ def test_an_offset_above_2_gib() -> None:
 
 
 LARGE = '(memory (export "memory") 64)'
+IMPORTED = '(import "a" "b" (memory 8)) (memory 8) (export "memory" (memory 0))'
 TWO = '(memory (export "memory") 8) (memory 1)'
 AT_GLOBAL = f'(global $at i32 (i32.const 0)) (data (global.get $at) "{text(CONTENT)}")'
 
@@ -106,6 +107,7 @@ def test_the_bytes_of_an_offset() -> None:
         module((0, CONTENT), more='(data $late "x") (func (data.drop $late))'),
         module(more=AT_GLOBAL),
         module((0, CONTENT), memory="(memory 8)", more=ALMOST),
+        module((0, CONTENT), memory=IMPORTED),
         # Invalid: an offset of more bytes, or bits, than one has.
         *(at(offset) for offset in (b"\x80\x80\x80\x80\x80\x00", b"\x80\x80\x80\x80\x70")),
         module((0, CONTENT)) + b"\x0b\x01\x00",  # invalid: twice

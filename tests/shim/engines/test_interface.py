@@ -8,13 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.engines.base import ModuleError
-from shim.engines.interface import Export, Import, interface_of
+from shim.engines.interface import (
+    FUNCTION,
+    GLOBAL,
+    MEMORY,
+    TABLE,
+    TAG,
+    Import,
+    interface_of,
+)
 from shim.engines.linking import Signature
 
 EVERYTHING = bytes(
     wasmtime.wat2wasm("""(module
     (type (func (param i32 i64 f32 f64 v128 funcref externref) (result externref v128)))
-    (import "a" "table" (table 1 externref)) (import "a" "table" (table 1 2 funcref))
+    (import "a" "table" (table 1 externref)) (import "a" "table" (table 1 2 (ref null 0)))
     (import "a" "memory" (memory 1)) (import "ä" "memory" (memory 1 65536))
     (import "a" "global" (global (mut v128))) (import "a" "" (global i64))
     (import "a" "tag" (tag (param i32)))
@@ -30,23 +38,33 @@ def test_everything() -> None:
     imported = Signature(
         ("i32", "i64", "f32", "f64", "v128", "funcref", "externref"), ("externref", "v128")
     )
-    others = ("table", "table", "memory", "memory", "global", "", "tag")
+    others = (
+        ("table", TABLE),
+        ("table", TABLE),
+        ("memory", MEMORY),
+        ("memory", MEMORY),
+        ("global", GLOBAL),
+        ("", GLOBAL),
+        ("tag", TAG),
+    )
     found = interface_of(EVERYTHING)
     assert found.imports == [
-        *(Import("ä" if i == 3 else "a", name, None) for i, name in enumerate(others)),
-        Import("a", "function", imported),
+        *(Import("ä" if i == 3 else "a", *other, None) for i, other in enumerate(others)),
+        Import("a", "function", FUNCTION, 0),
     ]
-    assert found.exports == [
-        Export("second", Signature((), ("i32",))),
-        Export("third", Signature(("i64",), ())),
-        Export("again", imported),
-        *(Export(name, None) for name in ("m", "t", "g", "tag")),
-        Export("", Signature((), ("i32",))),
-    ]
+    assert {name: found.exported(name) for name in found.exports} == {
+        "second": Signature((), ("i32",)),
+        "third": Signature(("i64",), ()),
+        "again": imported,
+        **dict.fromkeys(("m", "t", "g", "tag")),
+        "": Signature((), ("i32",)),
+    }
+    assert found.types[0] == imported
+    assert found.exported("nothing") is None
 
 
 def test_nothing() -> None:
-    assert interface_of(b"\0asm\1\0\0\0") == ([], [])
+    assert interface_of(b"\0asm\1\0\0\0") == ([], {}, [])
 
 
 def refusal(wasm: bytes) -> str:

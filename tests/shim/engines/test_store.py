@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import math
+import os
+import resource
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
@@ -14,7 +16,7 @@ from shim import engines
 from shim.engines.base import MAX_PARAMS, Engine, Extern, Instance, ModuleError, Store, Trap
 from tests.installed import ENGINES
 
-from .conftest import artifact
+from .conftest import artifact, in_child
 
 
 class Bench(NamedTuple):
@@ -259,7 +261,8 @@ def test_a_trap_is_explained(put: Bench, body: str, reason: str) -> None:
         with pytest.raises(Trap) as caught:
             instance.function("go")()
         assert str(caught.value) == reason
-        assert "go" in caught.value.frames[0]
+        # wasmer has none of an exhausted stack
+        assert all("go" in frame for frame in caught.value.frames)
 
 
 def test_a_trap_below_a_host_function_stays_what_it_is(put: Bench) -> None:
@@ -572,6 +575,8 @@ def test_thousands_of_exports_and_imports(put: Bench) -> None:
 
 def test_a_store_leaves_nothing(put: Bench) -> None:
     """An instance for each request must not fill the address space."""
+    if put.engine.version.startswith("1."):
+        pytest.skip("of what its objects refer to the garbage collector knows nothing")
     wasm = (
         b'(module (import "host" "f" (func $f)) (memory (export "memory") 1)'
         b'(func (export "go") (call $f)))'
@@ -595,3 +600,24 @@ def test_a_store_leaves_nothing(put: Bench) -> None:
         gc.collect()
         counts.append(mappings())
     assert counts[2] - counts[1] < 40
+
+
+def test_a_guest_has_its_stack_whatever_the_process_has(put: Bench) -> None:
+    wasm = b"""(module (func $deep (export "deep") (param i32) (result i32)
+        (if (result i32) (local.get 0)
+          (then (i32.add (call $deep (i32.sub (local.get 0) (i32.const 1))) (i32.const 1)))
+          (else (i32.const 0)))))"""
+    module = put.engine.load(artifact(put.engine, wasm))
+
+    def run() -> NoReturn:
+        deep = put.engine.store().instantiate(module, []).function("deep")
+        os.write(1, str(deep(80_000)).encode())
+        with pytest.raises(Trap, match=r"^call stack exhausted$"):
+            deep(-1)
+        os._exit(0)
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, resource.RLIM_INFINITY))
+        put.engine.with_stack(run)
+
+    assert in_child(work)[:3] == (0, b"80000", b"")
