@@ -19,8 +19,7 @@ word or more than one does, nothing is touched, and the leak stays.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 _PT_TLS: Final = 7
@@ -102,14 +101,16 @@ class GilPool:
         """Whether the counter is known."""
         return self._index is not None
 
-    @contextmanager
-    def drained(self) -> Iterator[None]:
-        """Let each host call made by the one extension call inside release what it used."""
+    def drained(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the extension, and let each host call within release what it used.
+
+        That may be from within one.
+        """
         if self._words is None or self._index is None:
-            yield
-            return
+            return function(*arguments)
+        before = self._words[self._index]
         self._words[self._index] = _NONE
         try:
-            yield
+            return function(*arguments)
         finally:
-            self._words[self._index] = 0
+            self._words[self._index] = before

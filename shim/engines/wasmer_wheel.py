@@ -32,28 +32,13 @@ from shim.engines.base import (
 from shim.engines.gil_pool import GilPool
 from shim.engines.linking import Signature, check_export, link, signature_of
 from shim.engines.text import assembled
+from shim.engines.wheel_store import Store, functype, signature, trap_of
 from shim.wasi import preview1
 from shim.wasi.preview1.abi import Bound
 from shim.wasi.preview1.program import Program
 
 NAME: Final = "wasmer"
 _INITIALIZE: Final = "_initialize"
-
-_TYPES: Final = {"i32": wasmer.Type.I32, "i64": wasmer.Type.I64}
-_TYPE_NAMES: Final = {
-    int(getattr(wasmer.Type, name)): name.lower().replace("_", "")
-    for name in ("I32", "I64", "F32", "F64", "V128", "EXTERN_REF", "FUNC_REF")
-}
-
-
-def _signature(kind: Any) -> Signature | None:
-    """Return the type of an import or export, if it is a function."""
-    if not isinstance(kind, wasmer.FunctionType):
-        return None
-    params, results = (
-        tuple(_TYPE_NAMES[int(value)] for value in values) for values in (kind.params, kind.results)
-    )
-    return Signature(params, results)
 
 
 class Host:
@@ -75,9 +60,7 @@ class Host:
         self.gil_pool = GilPool(wasmer.wasmer.__file__, self._nest)
 
     def _function(self, bound: Bound) -> Any:
-        params = [_TYPES[kind] for kind in bound.params]
-        results = [_TYPES[kind] for kind in bound.results]
-        return wasmer.Function(self.store, bound.call, wasmer.FunctionType(params, results))
+        return wasmer.Function(self.store, bound.call, functype(bound.params, bound.results))
 
     def imports(self, variants: Mapping[str, Any]) -> Any:
         """Return the import object, with these functions in the place of others."""
@@ -122,49 +105,42 @@ class WasmerModule:
 
     def __init__(self, host: Host, module: Any) -> None:
         self._host = host
-        self._module = module
+        self.native = module
         self._variants: dict[str, Any] = {}
 
     def check(self, function: str = START) -> None:
         """See `Module.check`."""
-        wanted = [(w.module, w.name, _signature(w.type)) for w in self._module.imports]
+        wanted = [(w.module, w.name, signature(w.type)) for w in self.native.imports]
         host = self._host
-        for name, signature in link(wanted, host.signatures, host.variants).items():
-            self._variants[name] = host.variants[name, signature]
-        found = [export.type for export in self._module.exports if export.name == function]
-        check_export(function, bool(found), _signature(found[0]) if found else None)
+        for variant in link(wanted, host.signatures, host.variants).items():
+            self._variants[variant[0]] = host.variants[variant]
+        found = [export.type for export in self.native.exports if export.name == function]
+        check_export(function, bool(found), signature(found[0]) if found else None)
 
     def run(self, grants: Grants, function: str = START) -> NoReturn:
         """See `Module.run`."""
         host = self._host
-        exports = {export.name for export in self._module.exports}
+        exports = {export.name for export in self.native.exports}
         try:
             grants.give(host.program)
-            instance = wasmer.Instance(self._module, host.imports(self._variants))
+            instance = wasmer.Instance(self.native, host.imports(self._variants))
             found = instance.exports
             if "memory" in exports and isinstance(found.memory, wasmer.Memory):
                 memory = found.memory
                 host.program.memory.attach(lambda: memoryview(memory.buffer))
             if function != START and _INITIALIZE in exports:
-                _call(host, getattr(found, _INITIALIZE))
-            _call(host, getattr(found, function))
+                host.gil_pool.drained(getattr(found, _INITIALIZE))
+            host.gil_pool.drained(getattr(found, function))
         except BaseException as error:
             trapped(_message(error))
         os._exit(0)
 
 
-def _call(host: Host, function: Callable[[], Any]) -> None:
-    with host.gil_pool.drained():
-        function()
-
-
 def _message(error: BaseException) -> str:
     """Tell a trap, which wasmer raises itself, from what escaped a host function of ours."""
-    if isinstance(error, RuntimeError) and raised_in(error) in ("_call", "run"):
-        reason, *frames = str(error).split("\n")
-        if reason.startswith("RuntimeError: "):
-            return backtrace(reason.removeprefix("RuntimeError: "), frames)
-        return not_instantiated(error)
+    if isinstance(error, RuntimeError) and raised_in(error) in ("drained", "run"):
+        trap = trap_of(error)
+        return backtrace(str(trap), trap.frames) if trap else not_instantiated(error)
     return internal_error(error)
 
 
@@ -208,3 +184,11 @@ class WasmerWheel:
                 return self.load(file.read())
         except OSError as error:
             raise ModuleError(f"unusable artifact: {error.strerror}") from None
+
+    def store(self) -> Store:
+        """See `Engine.store`."""
+        return Store(self.host.store, self.host.gil_pool)
+
+    def with_stack(self, run: Callable[[], NoReturn]) -> NoReturn:
+        """See `Engine.with_stack`: wasmer brings its own."""
+        run()
