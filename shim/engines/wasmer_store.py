@@ -180,7 +180,7 @@ class Store:
         """Return what to raise after a call that returned this trap, which is deleted."""
         raised, self._raised = self._raised, None
         found = Trap(*told(made(trap)))
-        return raised or found
+        return found if raised is None else raised
 
 
 def _with_kind(entry: _Entry, results: Sequence[str]) -> _Entry:

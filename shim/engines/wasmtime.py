@@ -31,7 +31,7 @@ from shim.engines.linking import Signature, check_export, link, signature_of
 from shim.engines.text import assembled
 from shim.engines.wasmtime_store import Entrance, Store, fetch
 from shim.engines.wasmtime_traps import told
-from shim.engines.wasmtime_types import functype_signature
+from shim.engines.wasmtime_types import Types
 from shim.engines.wasmtime_wasi import HostFunction
 from shim.wasi import preview1
 from shim.wasi.preview1.program import Program
@@ -85,17 +85,20 @@ class Host:
             setattr(config, proposal, True)
         self.engine = wasmtime.Engine(config)
         self.entrance = Entrance()
+        self.types = Types()
 
         self.program = Program()
         provided = preview1.provide(self.program)
-        self.functions = {bound: HostFunction(bound) for bound in dict.fromkeys(provided.values())}
+        self.functions = {
+            bound: HostFunction(bound, self.types) for bound in dict.fromkeys(provided.values())
+        }
         self.signatures = {place: signature_of(bound) for place, bound in provided.items()}
         self.linker = wasmtime.Linker(self.engine)
         self.linker.allow_shadowing = True  # for variants
         for place, bound in provided.items():
             self.functions[bound].define(self.linker, *place)
         self.variants = {
-            (name, signature_of(bound)): HostFunction(bound)
+            (name, signature_of(bound)): HostFunction(bound, self.types)
             for name, bound in preview1.bind_variants(self.program).items()
         }
 
@@ -114,7 +117,7 @@ class WasmtimeModule:
         except WasmtimeError as error:
             self._choose_variants(error)
         found = [export.type for export in self.native.exports if export.name == function]
-        check_export(function, bool(found), _signature(found[0]) if found else None)
+        check_export(function, bool(found), self._signature(found[0]) if found else None)
 
     def _choose_variants(self, error: WasmtimeError) -> None:
         """Link imports that are not what is provided by their name."""
@@ -124,12 +127,16 @@ class WasmtimeModule:
             place = item.module, item.name or ""
             # Only where it matters: asking for a type that the C API has no word for is the end.
             known = place in host.signatures and isinstance(item.type, FuncType)
-            wanted.append((*place, _signature(item.type) if known else None))
+            wanted.append((*place, self._signature(item.type) if known else None))
         chosen = link(wanted, host.signatures, host.variants)
         for name, signature in chosen.items():
             host.variants[name, signature].define(host.linker, preview1.MODULE, name)
         if not chosen:  # it is something that we do not know of
             raise ModuleError(str(error).replace("::", ".")) from None
+
+    def _signature(self, kind: AsExternType) -> Signature | None:
+        """Return the type of an import or export, if it is a function."""
+        return self._host.types.signature(kind) if isinstance(kind, FuncType) else None
 
     def run(self, grants: Grants, function: str = START) -> NoReturn:
         """See `Module.run`."""
@@ -182,11 +189,6 @@ def _with_stack(run: Callable[[], NoReturn]) -> NoReturn:
     raise AssertionError
 
 
-def _signature(kind: AsExternType) -> Signature | None:
-    """Return the type of an import or export, if it is a function."""
-    return functype_signature(kind) if isinstance(kind, FuncType) else None
-
-
 class Wasmtime:
     """The engine."""
 
@@ -233,7 +235,7 @@ class Wasmtime:
 
     def store(self) -> Store:
         """See `Engine.store`."""
-        return Store(self.host.engine, self.host.entrance)
+        return Store(self.host.engine, self.host.entrance, self.host.types)
 
     def with_stack(self, run: Callable[[], NoReturn]) -> NoReturn:
         """See `Engine.with_stack`."""

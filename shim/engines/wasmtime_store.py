@@ -21,7 +21,7 @@ from wasmtime import _ffi as ffi
 from shim.engines.base import Extern, Module, ModuleError, Trap
 from shim.engines.slots import guest_function, host_entry, make_sure_of_room
 from shim.engines.wasmtime_traps import cause, told
-from shim.engines.wasmtime_types import functype, functype_signature
+from shim.engines.wasmtime_types import Types
 from shim.linux.messages import one_line
 
 SLOT: Final = 16  # bytes of a wasmtime_val_raw_t
@@ -76,23 +76,16 @@ class Entrance:
     def __init__(self) -> None:
         self._callback = _Callback(_enter)
         self.address = ctypes.cast(self._callback, ctypes.c_void_p).value
-        self._types: dict[tuple[tuple[str, ...], ...], wasmtime.FuncType] = {}
-
-    def functype(self, params: Sequence[str], results: Sequence[str]) -> wasmtime.FuncType:
-        """Return the type of a host function, which takes 20 microseconds to make."""
-        key = tuple(params), tuple(results)
-        if key not in self._types:
-            self._types[key] = functype(*key)
-        return self._types[key]
 
 
 class Store:
     """See `base.Store`."""
 
-    def __init__(self, engine: wasmtime.Engine, entrance: Entrance) -> None:
+    def __init__(self, engine: wasmtime.Engine, entrance: Entrance, types: Types) -> None:
         self.native = wasmtime.Store(engine)
         self.context = context_of(self.native)
         self.trap = ctypes.c_void_p()
+        self.types = types
         self._entrance = entrance
         self._entries: list[object] = []  # of which native code has only the addresses
         self._raised: BaseException | None = None
@@ -124,7 +117,7 @@ class Store:
         entry = host_entry(call, params, results, FORMATS, self._failed)
         self._entries.append(entry)
         made = ffi.wasmtime_extern_t(kind=_FUNCTION)
-        kind = self._entrance.functype(params, results)
+        kind = self.types.function(params, results)
         _func_new(
             self.context,
             ctypes.cast(kind.ptr(), ctypes.c_void_p),
@@ -148,10 +141,10 @@ class Store:
             said = WasmtimeError._from_ptr(ctypes.cast(error, ctypes.POINTER(ffi.wasmtime_error_t)))
             if str(said).startswith(_MISMATCHES):
                 return ModuleError(_mismatch(str(said)))
-            return raised or Trap(cause(said))
+            return Trap(cause(said)) if raised is None else raised
         assert trap is not None
         found = wasmtime.Trap._from_ptr(ctypes.cast(trap, ctypes.POINTER(ffi.wasm_trap_t)))
-        return raised or Trap(*told(found))
+        return Trap(*told(found)) if raised is None else raised
 
 
 class Instance:
@@ -176,7 +169,7 @@ class Instance:
         if found.kind != _FUNCTION:
             raise ModuleError(f"export `{name}` is not a function")
         kind = ffi.wasmtime_func_type(store.native._context(), ctypes.byref(found.of.func))
-        params, results = functype_signature(wasmtime.FuncType._from_ptr(kind, None))
+        params, results = store.types.signature(wasmtime.FuncType._from_ptr(kind, None))
         count = max(len(params), len(results), 1)
         slots = (ctypes.c_ubyte * (SLOT * count))()
         invoke = partial(

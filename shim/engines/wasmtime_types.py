@@ -7,32 +7,41 @@ word, of SIMD or of garbage collection, it ends the process.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-import wasmtime
 from wasmtime import FuncType, ValType
 from wasmtime import _ffi as ffi
 
 from shim.engines.linking import Signature
 
-
-def functype(params: Sequence[str], results: Sequence[str]) -> FuncType:
-    """Return the type of a function of numbers."""
-    named = {kind: getattr(ValType, kind)() for kind in {*params, *results}}
-    return FuncType([named[kind] for kind in params], [named[kind] for kind in results])
+_NUMBERS: Final = ("i32", "i64", "f32", "f64")
 
 
-def functype_signature(kind: FuncType) -> Signature:
-    """Return a type in the names of wasm's types; of those without a word, `ref`."""
-    words = [
-        *((word, getattr(ValType, word)()) for word in ("i32", "i64", "f32", "f64")),
-        ("v128", ValType._from_ptr(ffi.wasmtime_wasm_valtype_v128(), None)),
-        *((word, getattr(ValType, word)()) for word in ("funcref", "externref")),
-    ]
+class Types:
+    """What makes them, and tells them from one another.
 
-    def name(kind: wasmtime.ValType) -> str:
-        for word, known in words:
+    Both take 10 to 100 microseconds, so what can be kept is kept, for as long as an engine.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[tuple[str, ...], ...], FuncType] = {}
+        known = {word: getattr(ValType, word) for word in (*_NUMBERS, "funcref", "externref")}
+        self._words = {word: make() for word, make in known.items()}
+        self._words["v128"] = ValType._from_ptr(ffi.wasmtime_wasm_valtype_v128(), None)
+
+    def function(self, params: Sequence[str], results: Sequence[str]) -> FuncType:
+        """Return the type of a function of numbers."""
+        key = tuple(params), tuple(results)
+        if key not in self._made:
+            self._made[key] = FuncType(*([self._words[word] for word in words] for words in key))
+        return self._made[key]
+
+    def signature(self, kind: FuncType) -> Signature:
+        """Return a type in the names of wasm's types; of those without a word, `ref`."""
+        return Signature(tuple(map(self._word, kind.params)), tuple(map(self._word, kind.results)))
+
+    def _word(self, kind: ValType) -> str:
+        for word, known in self._words.items():
             if ffi.wasmtime_wasm_valtype_equal(kind.ptr(), known.ptr()):
                 return word
         return "ref"
-
-    return Signature(tuple(map(name, kind.params)), tuple(map(name, kind.results)))

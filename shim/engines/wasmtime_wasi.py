@@ -18,7 +18,7 @@ from wasmtime import _ffi as ffi
 from shim.engines.base import internal_error, trapped
 from shim.engines.slots import MEMORY, layout
 from shim.engines.wasmtime_store import FORMATS
-from shim.engines.wasmtime_types import functype
+from shim.engines.wasmtime_types import Types
 from shim.wasi.preview1.abi import Bound
 
 # wasm_trap_t *(*)(void *data, wasmtime_caller_t *caller, wasmtime_val_raw_t *slots, size_t count):
@@ -57,9 +57,9 @@ class HostFunction:
     Made before the fork: afterwards no callback can be (`shim.linux.callbacks`).
     """
 
-    def __init__(self, bound: Bound) -> None:
+    def __init__(self, bound: Bound, types: Types) -> None:
         self._callback = _Callback(_entry(bound))  # of which native code has only the address
-        self._kind = functype(bound.params, bound.results)
+        self._kind = types.function(bound.params, bound.results)
 
     def define(self, linker: wasmtime.Linker, module: str, name: str) -> None:
         """Enter it in a linker, maybe in the place of another one."""
