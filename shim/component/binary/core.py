@@ -14,6 +14,9 @@ from typing import Final, NamedTuple, TypeAlias
 from shim.component.binary.reader import Flaw, Reader
 from shim.component.types.base import Core as CoreFunction
 
+MAX_VALUES: Final = 1000
+"""That a function takes, or returns. The engines have the same limit."""
+
 _NUMBERS: Final = {0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128"}
 _HEAP: Final = {
     0x70: "func", 0x6F: "extern", 0x6E: "any", 0x6D: "eq", 0x6C: "i31", 0x6B: "struct",
@@ -148,7 +151,10 @@ def _reference(reader: Reader, byte: int) -> str:
 def _function_type(reader: Reader) -> CoreFunction:
     """Read a function's type, after its first byte."""
     params = reader.vector(lambda: value_type(reader))
-    return CoreFunction(tuple(params), tuple(reader.vector(lambda: value_type(reader))))
+    results = reader.vector(lambda: value_type(reader))
+    if max(len(params), len(results)) > MAX_VALUES:
+        raise Flaw(f"a function of more than {MAX_VALUES:,} values")
+    return CoreFunction(tuple(params), tuple(results))
 
 
 def extern(reader: Reader) -> CoreExtern:

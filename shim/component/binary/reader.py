@@ -11,18 +11,28 @@ from typing import Final, TypeVar
 
 from shim.engines.base import ModuleError
 
-MAX_ITEMS: Final = 1_000_000
-"""Of all vectors together. The largest components that were seen have some 50,000."""
-MAX_DEPTH: Final = 64
+MAX_ITEMS: Final = 500_000
+"""Of all vectors together. CPython as a component has 6,000, and 26,000 in its modules."""
+MAX_DEPTH: Final = 32
 """Of components in components, and of types in types."""
+
+_LONGEST: Final = 600
+"""Of a message, in letters."""
 
 _T = TypeVar("_T")
 
 
 class Flaw(Exception):
-    """What is wrong with a definition; who knows which one it is says so."""
+    """What is wrong with a definition; who knows which one it is says so.
+
+    The names in a message are the component's: it is made fit to be a line of a log.
+    """
 
     kind: str = "invalid"
+
+    def __init__(self, message: str) -> None:
+        text = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
+        super().__init__("".join([c if c.isprintable() else f"\\u{ord(c):04x}" for c in text]))
 
     def located(self, what: str, offset: int) -> ModuleError:
         """Return the same as an error of the component, with the place of a definition in it."""

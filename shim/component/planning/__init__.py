@@ -6,8 +6,10 @@ from shim.component.binary.decoding import decode
 from shim.component.binary.reader import Flaw
 from shim.component.host import Registry
 from shim.component.plan import Exported, ExportedFunction, ExportedInstance, ExportedOther, Plan
+from shim.component.planning.hosting import Unfit
 from shim.component.planning.planner import Planner
 from shim.component.validation.component import validate
+from shim.engines.base import ModuleError
 
 
 def plan_component(binary: bytes, registry: Registry) -> Plan:
@@ -19,6 +21,8 @@ def plan_component(binary: bytes, registry: Registry) -> Plan:
     valid = validate(decode(binary), binary)
     try:
         return Planner(valid, registry).planned()
+    except Unfit as unfit:
+        raise ModuleError(str(unfit)) from None
     except Flaw as flaw:
         raise flaw.located("the component itself", 0) from None
 

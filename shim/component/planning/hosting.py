@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import Final
 
+from shim.component.binary.reader import Flaw
 from shim.component.host import Interface, Registry
 from shim.component.planning.differing import difference, function_difference
 from shim.component.types import FunctionType, Resource
 from shim.component.validation.entities import Entity, Function, ResourceType, Value
 from shim.component.validation.kinds import Kinds
 from shim.component.validation.matching import Substitution, Work, same_function
-from shim.engines.base import ModuleError
 
 WORLD: Final = ""
 """The name of the interface that has what is imported directly."""
 _WORDS: Final = {"func": "function"}
 
 
+class Unfit(Flaw):
+    """What is wrong is between the component and the host; the message tells all."""
+
+
 class Hosting:
-    """Compares imports with interfaces. Its methods raise ModuleError where they do not fit."""
+    """Compares imports with interfaces. Its methods raise Unfit where they do not fit."""
 
     def __init__(self, registry: Registry, kinds: Kinds, work: Work) -> None:
         self._registry = registry
@@ -31,7 +35,7 @@ class Hosting:
         for each in (name, implements):
             if each is not None and self._registry.find(each) is not None:
                 return each
-        raise ModuleError(f"unknown import `{name}`: nobody provides it")
+        raise Unfit(f"unknown import `{name}`: nobody provides it")
 
     def check(self, interface: str, name: str, entity: Entity) -> Resource | None:
         """Compare an import with what the host has. Returns its resource, where it is one."""
@@ -41,7 +45,7 @@ class Hosting:
         )
         import_ = f"`{interface}`, {word} `{name}`" if interface else f"{word} `{name}`"
         if entity.sort not in ("func", "type"):
-            raise ModuleError(f"unsupported import {import_}: the host has functions and types")
+            raise Unfit(f"unsupported import {import_}: the host has functions and types")
         found = self._registry.find(interface) or Interface(WORLD, "")
         if isinstance(kind, Function) and entity.sort == "func":
             self._check_function(import_, found, name, kind.type)
@@ -51,7 +55,7 @@ class Hosting:
             wanted, has = self._hosts.kind(kind.kind), self._kinds.adopt(found.types[name])
             if wanted is not has:
                 how = difference(self._kinds, wanted, has)
-                raise ModuleError(f"import {import_} is another one: {how}")
+                raise Unfit(f"import {import_} is another one: {how}")
         return None
 
     def _check_function(
@@ -59,11 +63,11 @@ class Hosting:
     ) -> None:
         found = interface.functions.get(name)
         if found is None:
-            raise ModuleError(f"unknown import {import_}: nobody provides it")
+            raise Unfit(f"unknown import {import_}: nobody provides it")
         wanted, has = self._hosts.function(kind), self._adopted(found.type)
         if not same_function(wanted, has):
             how = function_difference(self._kinds, wanted, has)
-            raise ModuleError(f"import {import_} is another one: {how}")
+            raise Unfit(f"import {import_} is another one: {how}")
 
     def _adopted(self, kind: FunctionType) -> FunctionType:
         params = [(name, self._kinds.adopt(each)) for name, each in kind.params]
@@ -75,8 +79,8 @@ class Hosting:
     ) -> Resource:
         found = interface.resources.get(name)
         if found is None:
-            raise ModuleError(f"unknown import {import_}: nobody provides it")
+            raise Unfit(f"unknown import {import_}: nobody provides it")
         known = self._hosts.resources.setdefault(resource, found)
         if known is not found:
-            raise ModuleError(f"import {import_} is another one: {known} expected, {found} found")
+            raise Unfit(f"import {import_} is another one: {known} expected, {found} found")
         return found

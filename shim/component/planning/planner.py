@@ -25,10 +25,10 @@ from shim.component.validation.entities import Entity, Instance, ResourceType
 from shim.component.validation.scope import Scope
 from shim.component.validation.types import reference
 
-MAX_DEPTH: Final = 100
+MAX_DEPTH: Final = 64
 """Of components that instantiate components."""
-MAX_MADE: Final = 1_000_000
-"""How many definitions are gone through. Linking one takes a guest some microseconds."""
+MAX_MADE: Final = 500_000
+"""How many things are gone through altogether. CPython as a component has 6,000."""
 
 
 class _Module(NamedTuple):
@@ -69,23 +69,15 @@ class _Making:
         self.exports: dict[str, _Thing] = {}
         self.inner = iter(component.valid.inner)
 
-    def bind(self, entity: Entity, thing: Any) -> None:
-        """Learn which resources are meant by a type, from something that is of the type."""
-        if isinstance(entity.type, ResourceType):
-            self.naming.numbers.setdefault(entity.type.resource, thing)
-        elif isinstance(entity.type, Instance) and entity.sort == "instance":
-            for name, each in entity.type.exports.items():
-                self.bind(each, thing[name])
-
 
 class Planner:
-    """Makes the plan of a component. Raises ModuleError, and Flaw for one that is too large."""
+    """Makes the plan of a component. Raises Flaw."""
 
     def __init__(self, valid: Valid, registry: Registry) -> None:
         self._root = _Component(valid, None)
         shared = valid.scope.shared
         self._hosting = Hosting(registry, shared.kinds, shared.work)
-        self._table = Table(shared.kinds)
+        self._table = Table(shared.kinds, shared.work)
         self._left = MAX_MADE
         self._depth = 0
         self._modules: list[plan.Module] = []
@@ -175,6 +167,15 @@ class Planner:
         elif isinstance(definition, binary.Export):
             self._export(making, definition)
 
+    def _bind(self, making: _Making, entity: Entity, thing: Any) -> None:
+        """Learn which resources are meant by a type, from something that is of the type."""
+        self._take(1)
+        if isinstance(entity.type, ResourceType):
+            making.naming.numbers.setdefault(entity.type.resource, thing)
+        elif isinstance(entity.type, Instance) and entity.sort == "instance":
+            for name, each in entity.type.exports.items():
+                self._bind(making, each, thing[name])
+
     def _type(self, making: _Making, definition: binary.TypeDefinition) -> int | None:
         if not isinstance(definition.type, binary.ResourceType):
             return None
@@ -214,8 +215,7 @@ class Planner:
         }
         made = self._make(component, given, making.number)
         kind: Instance = making.scope.spaces["instance"][len(making.spaces["instance"])]
-        self._take(len(kind.exports))
-        making.bind(Entity("instance", kind), made.exports)
+        self._bind(making, Entity("instance", kind), made.exports)
         return made.exports
 
     def _alias_outer(self, making: _Making, definition: binary.OuterAlias) -> None:
@@ -292,7 +292,7 @@ class Planner:
     def _export(self, making: _Making, definition: binary.Export) -> None:
         target = definition.target
         thing = making.spaces[target.sort][target.index]
-        making.bind(making.scope.exports.entities[target.name.text], thing)
+        self._bind(making, making.scope.exports.entities[target.name.text], thing)
         making.exports[target.name.text] = thing
         making.spaces[target.sort].append(thing)
 
@@ -303,7 +303,7 @@ class Planner:
             thing = self._host_import(making, definition.name, entity)
         else:
             thing = making.given[name]
-            making.bind(entity, thing)
+            self._bind(making, entity, thing)
         making.spaces[entity.sort].append(thing)
 
     def _host_import(self, making: _Making, name: binary.Name, entity: Entity) -> _Thing:
@@ -328,7 +328,7 @@ class Planner:
         found = self._host_resources.setdefault(resource, count)
         if found == count:
             self._resources.append(plan.HostResource(interface, name))
-        making.bind(entity, found)
+        self._bind(making, entity, found)
         return found
 
 

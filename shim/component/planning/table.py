@@ -7,6 +7,7 @@ from typing import Final
 from shim.component import plan
 from shim.component.types import FunctionType, Resource, ValueType
 from shim.component.validation.kinds import Kinds
+from shim.component.validation.matching import Work
 
 _NONE: Final = -1
 
@@ -24,10 +25,11 @@ class Naming:
 class Table:
     """Gives numbers to types. Those without resources have the same in all instances."""
 
-    def __init__(self, kinds: Kinds) -> None:
+    def __init__(self, kinds: Kinds, work: Work) -> None:
         self.types: list[plan.Type] = []
         self.functions: list[plan.Function] = []
         self._kinds = kinds
+        self._work = work
         self._plain: dict[ValueType, int] = {}
         self._type_numbers: dict[object, int] = {}
         self._function_numbers: dict[object, int] = {}
@@ -38,6 +40,7 @@ class Table:
         number = known.get(kind)
         if number is None:
             form = self._kinds.form(kind)
+            self._work.take(1 + len(form.parts) + len(form.labels))
             parts = [self.maybe(part, naming) for part in form.parts]
             about = form.number if form.resource is None else naming.numbers[form.resource]
             key = form.kind, tuple(parts), form.labels, about
@@ -53,6 +56,7 @@ class Table:
 
     def function(self, kind: FunctionType, naming: Naming) -> int:
         """Return the number of a function's type."""
+        self._work.take(1 + len(kind.params))
         names = [name for name, _ in kind.params]
         params = [self.value(each, naming) for _, each in kind.params]
         result = self.maybe(kind.result, naming)

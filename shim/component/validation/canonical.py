@@ -6,7 +6,7 @@ the guest's memory, which takes a `realloc`; the others are only read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from shim.component.binary import definitions as binary
@@ -186,7 +186,8 @@ def _check_async(chosen: Options, kind: FunctionType) -> None:
         raise Flaw("the canonical option `async` for a function that is not")
 
 
-def _has_pointer(scope: Scope, params: Iterable[tuple[str, ValueType]]) -> bool:
+def _has_pointer(scope: Scope, params: Sequence[tuple[str, ValueType]]) -> bool:
+    scope.shared.work.take(len(params))
     return any(scope.kinds.has_pointer(kind) for _, kind in params)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, TypeAlias
 
 from shim.component.binary.core import CoreExtern, CoreFunction, ModuleShape
+from shim.component.binary.reader import MAX_DEPTH, Flaw
 from shim.component.types import FunctionType, Resource, ValueType
 
 __all__ = [
@@ -60,13 +61,23 @@ class Entity(NamedTuple):
 class Instance:
     """An instance's type, or an instance. `bound` are resources of the type: new in each."""
 
-    __slots__ = ("bound", "exports")
+    __slots__ = ("bound", "depth", "exports")
 
     def __init__(
         self, exports: dict[str, Entity], bound: frozenset[Resource] = frozenset()
     ) -> None:
         self.exports = exports
         self.bound = bound
+        self.depth = _depth(exports)
+
+
+def _depth(entities: dict[str, Entity]) -> int:
+    """Return how deep an instance is nested that has these. Raises Flaw where that is too deep."""
+    inner = (each.type for each in entities.values())
+    depth = 1 + max([each.depth for each in inner if isinstance(each, (Instance, Component))] + [0])
+    if depth > MAX_DEPTH:
+        raise Flaw(f"instances are nested deeper than {MAX_DEPTH} levels")
+    return depth
 
 
 class Component:
@@ -75,7 +86,7 @@ class Component:
     Resources among the imports are given to an instance, those among the exports new in each.
     """
 
-    __slots__ = ("exports", "given", "imports", "new")
+    __slots__ = ("depth", "exports", "given", "imports", "new")
 
     def __init__(
         self,
@@ -88,6 +99,7 @@ class Component:
         self.exports = exports
         self.given = given
         self.new = new
+        self.depth = max(_depth(imports), _depth(exports))
 
 
 Type: TypeAlias = "Value | ResourceType | Function | Instance | Component | ModuleShape"

@@ -33,8 +33,8 @@ from shim.component.validation.entities import (
 )
 from shim.component.validation.kinds import Kinds
 
-MAX_WORK: Final = 5_000_000
-"""How many types are substituted and compared altogether. Real components need some 20,000."""
+MAX_WORK: Final = 1_000_000
+"""How many types are substituted and compared altogether. CPython as a component needs 6,000."""
 
 
 class Work:
@@ -72,8 +72,8 @@ class Substitution:
             return kind
         found = self._values.get(kind)
         if found is None:
-            self._work.take(1)
             form = self._kinds.form(kind)
+            self._work.take(1 + len(form.parts) + len(form.labels))
             parts = tuple(None if part is None else self.kind(part) for part in form.parts)
             resource = form.resource
             if resource is not None:
@@ -84,6 +84,7 @@ class Substitution:
 
     def function(self, kind: FunctionType) -> FunctionType:
         """Return the same function's type with other resources."""
+        self._work.take(1 + len(kind.params))
         params = [(name, self.kind(each)) for name, each in kind.params]
         result = None if kind.result is None else self.kind(kind.result)
         return FunctionType(params, result, kind.is_async)
@@ -185,7 +186,6 @@ class Matching:
             raise Flaw(f"`{name}`: another resource than expected")
 
     def _match_function(self, name: str, found: FunctionType, expected: FunctionType) -> None:
-        self._work.take(len(expected.params))
         wanted = self.expected.function(expected)
         if not same_function(found, wanted):
             raise Flaw(f"`{name}`: expected {_short(wanted)}, found {_short(found)}")

@@ -108,7 +108,7 @@ class Scope:
         """Resources that are defined here, or by instances that are made here."""
         self.local: set[Resource] = set()
         """Of those, the ones that are defined by the component itself."""
-        self.visibility = Visibility(shared.kinds)
+        self.visibility = Visibility(shared.kinds, shared.work)
 
     def get(self, sort: str, index: int) -> Any:
         """Return the type of what an index refers to. Raises Flaw."""
@@ -200,7 +200,7 @@ class Scope:
         self.spaces[sort].append(found)
 
     def _refers_to_resource(self, kind: Type, bound: set[Resource]) -> bool:
-        """Return whether a type needs resources that are not its own."""
+        """Return whether a type needs resources that are not its own; `bound` are those."""
         self.shared.work.take(1)
         if isinstance(kind, ResourceType):
             return kind.resource not in bound
@@ -212,12 +212,14 @@ class Scope:
                 kinds.append(kind.type.result)
             return any(self._has_free(each, bound) for each in kinds)
         if isinstance(kind, Instance):
-            inner = bound | kind.bound
-            return any(self._refers_to_resource(each.type, inner) for each in kind.exports.values())
+            self.shared.work.take(len(kind.bound))
+            bound |= kind.bound
+            return any(self._refers_to_resource(each.type, bound) for each in kind.exports.values())
         if isinstance(kind, Component):
-            inner = bound | kind.given | kind.new
+            self.shared.work.take(len(kind.given) + len(kind.new))
+            bound |= kind.given | kind.new
             entities = [*kind.imports.values(), *kind.exports.values()]
-            return any(self._refers_to_resource(each.type, inner) for each in entities)
+            return any(self._refers_to_resource(each.type, bound) for each in entities)
         return False
 
     def _has_free(self, kind: Any, bound: set[Resource]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from shim.component.binary import definitions as binary
-from shim.component.binary.core import CoreFunction, ModuleShape, resolved
+from shim.component.binary.core import MAX_VALUES, CoreFunction, ModuleShape, resolved
 from shim.component.binary.reader import Flaw, Unsupported
 from shim.component.types import FunctionType, Resource, ValueType
 from shim.component.validation.entities import (
@@ -99,6 +99,8 @@ def _check_parts(scope: Scope, kind: str, parts: list[ValueType | None]) -> None
 
 def _function(scope: Scope, kind: binary.FunctionType) -> Function:
     check_labels("parameter", kind.names)
+    if len(kind.names) > MAX_VALUES:
+        raise Flaw(f"a function of more than {MAX_VALUES:,} parameters")
     values: list[Value] = []
     params = []
     for name, each in zip(kind.names, kind.params, strict=True):

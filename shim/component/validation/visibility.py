@@ -18,18 +18,21 @@ from shim.component.validation.entities import (
     Value,
 )
 from shim.component.validation.kinds import Kinds
+from shim.component.validation.matching import Work
 
 
 class Visibility:
     """The types that have a name outside of a component, and those made of only such."""
 
-    def __init__(self, kinds: Kinds) -> None:
+    def __init__(self, kinds: Kinds, work: Work) -> None:
         self._kinds = kinds
+        self._work = work
         self._imported: set[Type] = set()
         self._exported: set[Type] = set()  # those imported, too
 
     def admit(self, entity: Entity, is_export: bool) -> bool:
         """Return whether something can be imported or exported; if so, its types have names."""
+        self._work.take(1)
         visible = self._exported if is_export else self._imported
         kind = entity.type
         if entity.sort == "type":
@@ -44,6 +47,7 @@ class Visibility:
         return self._all_visible(kind.parts, visible) if isinstance(kind, Function) else True
 
     def _can_be_named(self, kind: Type, visible: set[Type]) -> bool:
+        self._work.take(1)
         if isinstance(kind, (Value, Function)):
             return self._all_visible(kind.parts, visible)
         if isinstance(kind, Instance):
