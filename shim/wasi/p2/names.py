@@ -16,7 +16,7 @@ from shim.wasi.p2.io import POLL, Pollable
 from shim.wasi.p2.network import NETWORK, Network, socket_error
 from shim.wasi.program import Program
 
-_FAMILIES: Final = (AF_INET6, AF_INET)
+_FAMILIES: Final = (AF_INET, AF_INET6)
 
 Address = tuple[str, tuple[int, ...]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from shim.wasi import rights, words
@@ -429,6 +430,17 @@ class P2(Driver):
 
 def _timestamp(time: int) -> tuple[str, tuple[int, int]]:
     return "timestamp", divmod(time, 10**9)
+
+
+def no_descriptors_left() -> Iterator[None]:
+    """Close all that is open and was not before; for a fixture."""
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    for fd in set(os.listdir("/proc/self/fd")) - before:
+        try:
+            os.close(int(fd))
+        except OSError:
+            pass  # it was the listing's own
 
 
 DRIVERS: Final = {"preview1": Preview1, "p2": P2}

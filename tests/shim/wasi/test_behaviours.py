@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from .drivers import DRIVERS, Driver, Failed, Preopen
+from .drivers import DRIVERS, Driver, Failed, Preopen, no_descriptors_left
 
 Call: TypeAlias = Callable[[Driver, Any], Any]
 
@@ -28,16 +28,17 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Close in the end what a test has left open."""
+    yield from no_descriptors_left()
+
+
 @pytest.fixture(params=sorted(DRIVERS))
-def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., Driver]]:
-    """Make a program in a dialect; its descriptors are closed in the end."""
-    before = set(os.listdir("/proc/self/fd"))
-    yield DRIVERS[request.param]
-    for fd in set(os.listdir("/proc/self/fd")) - before:
-        try:
-            os.close(int(fd))
-        except OSError:
-            pass  # it was the listing's own
+def make(request: pytest.FixtureRequest) -> Callable[..., Driver]:
+    """Make a program in a dialect."""
+    found: Callable[..., Driver] = DRIVERS[request.param]
+    return found
 
 
 def outcome(call: Call, driver: Driver, directory: Any) -> Any:
