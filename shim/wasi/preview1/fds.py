@@ -158,8 +158,8 @@ def fd_filestat_get(program: Program, fd: Fd, result: Ptr) -> None:
 
 def filestat(found: Attributes) -> bytes:
     """Return attributes as they are laid out."""
-    device, inode, kind, *others = found
-    return _FILESTAT.pack(device, inode, NUMBERS[kind], *others)
+    device, inode, kind, links, size, atim, mtim, ctim = found
+    return _FILESTAT.pack(device, inode, NUMBERS[kind], links, size, atim, mtim, ctim)
 
 
 @host
