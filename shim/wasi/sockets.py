@@ -163,8 +163,7 @@ def _unicast(packed: bytes) -> None:
         raise failure(linux.EINVAL)
 
 
-def _opened(program: Program, family: int, kind: int) -> socket:
-    program.need_network()
+def _opened(family: int, kind: int) -> socket:
     sock = socket(family, kind | SOCK_NONBLOCK)
     if family == AF_INET6:
         sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
@@ -172,10 +171,14 @@ def _opened(program: Program, family: int, kind: int) -> socket:
 
 
 class TcpSocket(Socket):
-    """A socket of TCP, from its making to a listener or a connection."""
+    """A socket of TCP, from its making to a listener or a connection.
 
-    def __init__(self, sock: socket, state: str = "new") -> None:
+    Without a network it may still become a listener that was granted, by binding to its address.
+    """
+
+    def __init__(self, program: Program, sock: socket, state: str = "new") -> None:
         super().__init__(sock, SOCKET_STREAM)
+        self._program = program
         self.state = state  # new, listening, connecting, connected, closed
         self.backlog = _BACKLOG
         self.bound = state != "new"
@@ -183,7 +186,9 @@ class TcpSocket(Socket):
     @classmethod
     def open(cls, program: Program, family: int) -> TcpSocket:
         """Make a socket. Raises `NotCapable` if there is to be no network."""
-        return cls(_opened(program, family, SOCK_STREAM))
+        if not program.listeners:
+            program.need_network()
+        return cls(program, _opened(family, SOCK_STREAM))
 
     def _need(self, *states: str) -> None:
         if self.state not in states:
@@ -195,12 +200,26 @@ class TcpSocket(Socket):
         if self.bound:
             raise failure(linux.EISCONN)
         _unicast(self._fits(address))
+        if self._take_granted(address):
+            return
+        self._program.need_network()
         self.sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         self._bind(address)
+
+    def _take_granted(self, address: Sockaddr) -> bool:
+        """Become the listener that was granted with this address, if one was."""
+        for listener in self._program.listeners:
+            if listener.sock is not None and listener.sock.getsockname() == address:
+                os.dup2(listener.fd, self.sock.fileno(), inheritable=False)
+                self.sock.setblocking(False)
+                self.bound = True
+                return True
+        return False
 
     def start_connect(self, address: Sockaddr) -> None:
         """Begin to connect."""
         self._need("new")
+        self._program.need_network()
         _unicast(self._remote(address))
         error = self.sock.connect_ex(address)
         if error not in (0, linux.EINPROGRESS):
@@ -226,6 +245,8 @@ class TcpSocket(Socket):
     def listen(self) -> None:
         """Accept connections from now on."""
         self._need("new")
+        if not self.bound:
+            self._program.need_network()
         self.sock.listen(self.backlog)
         self.state, self.bound = "listening", True
 
@@ -241,7 +262,7 @@ class TcpSocket(Socket):
             raise
         os.set_blocking(fd, False)
         made = socket(self.sock.family, self.sock.type, self.sock.proto, fd)
-        return TcpSocket(made, "connected")
+        return TcpSocket(self._program, made, "connected")
 
     def remote_address(self) -> Sockaddr:
         """Return the peer's address."""
@@ -316,7 +337,8 @@ class UdpSocket(Socket):
     @classmethod
     def open(cls, program: Program, family: int) -> UdpSocket:
         """Make a socket. Raises `NotCapable` if there is to be no network."""
-        return cls(_opened(program, family, SOCK_DGRAM))
+        program.need_network()
+        return cls(_opened(family, SOCK_DGRAM))
 
     def bind(self, address: Sockaddr) -> None:
         """Give it an address of its own."""

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 from shim.component.host import Interface
 from shim.wasi.descriptors import Descriptor
-from shim.wasi.p2.io import STREAMS, InputStream, OutputStream
+from shim.wasi.p2.io import STREAMS, InputStream, OutputStream, finish
 from shim.wasi.program import Program
 
 ENVIRONMENT: Final = Interface("wasi:cli/environment", "0.2")
@@ -67,12 +67,13 @@ def initial_cwd(program: Program) -> str | None:
 @EXIT.function("exit", "func(status: result)")
 def exit_(program: Program, status: tuple[str, Any]) -> NoReturn:
     """End: the process runs this program and nothing else, so there is nothing to unwind."""
-    os._exit(0 if status[0] == "ok" else 1)
+    exit_with_code(program, 0 if status[0] == "ok" else 1)
 
 
 @EXIT.function("exit-with-code", "func(status-code: u8)")
 def exit_with_code(program: Program, code: int) -> NoReturn:
     """End with an exit status."""
+    finish()
     os._exit(code)
 
 

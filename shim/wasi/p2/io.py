@@ -54,10 +54,17 @@ class Pollable:
             self._descriptor.close()
 
 
-class InputStream:
-    """Bytes from a descriptor that it takes over; from a position of its own, or the kernel's."""
+class _Stream:
+    """What both directions have in common: a descriptor that it takes over, and keeps open.
 
-    __slots__ = ("_end", "closed", "descriptor", "position")
+    `position` is one of its own in a file; without one it is the kernel's. `end` is called in the
+    end.
+    """
+
+    __slots__ = ("_end", "_poller", "closed", "descriptor", "position")
+
+    mask: int
+    """What poll(2) is asked for."""
 
     def __init__(
         self,
@@ -69,6 +76,40 @@ class InputStream:
         self.position = position
         self.closed = False
         self._end = end
+        self._poller: select.poll | None = None
+
+    def _is_ready(self) -> bool:
+        """Tell whether a transfer does not block. What has ended or failed counts as ready."""
+        if self.descriptor.kind in _FILES:
+            return True
+        poller = self._poller
+        if poller is None:
+            poller = self._poller = select.poll()
+            poller.register(self.descriptor.fd, self.mask)
+        return bool(poller.poll(0))
+
+    def interest(self) -> Interest:
+        """Return what there is to wait for before a transfer."""
+        if self.closed or self.descriptor.kind in _FILES:
+            return None
+        return self.descriptor.fd, self.mask
+
+    def _wait(self) -> None:
+        wait({self.descriptor.fd: self.mask}, None)
+
+    def close(self) -> None:
+        """End the stream."""
+        if self._end is not None:
+            self._end()
+        self.descriptor.close()
+
+
+class InputStream(_Stream):
+    """Bytes from a descriptor."""
+
+    __slots__ = ()
+
+    mask = select.POLLIN
 
     def read(self, length: int, *, block: bool) -> bytes:
         """Return up to `length` bytes; without blocking perhaps none. Raises OSError or Closed."""
@@ -77,19 +118,19 @@ class InputStream:
         length = min(length, _READ)
         if not length:
             return b""
-        fd = self.descriptor.fd
+        descriptor = self.descriptor
         try:
             if self.position is not None:
-                data = os.pread(fd, length, self.position)
+                data = os.pread(descriptor.fd, length, self.position)
                 self.position += len(data)
-            elif block or _is_ready(self.descriptor, select.POLLIN):
-                data = os.read(fd, length)
+            elif block or descriptor.nonblocking or self._is_ready():
+                data = os.read(descriptor.fd, length)
             else:
                 return b""
         except BlockingIOError:  # it is ours, or somebody who shares it has made it so
             if not block:
                 return b""
-            wait({fd: select.POLLIN}, None)
+            self._wait()
             return self.read(length, block=True)
         except OSError:
             self.closed = True
@@ -99,26 +140,13 @@ class InputStream:
             raise Closed
         return data
 
-    def interest(self) -> Interest:
-        """Return what there is to wait for before a read."""
-        if self.closed or self.descriptor.kind in _FILES:
-            return None
-        return self.descriptor.fd, select.POLLIN
 
-    def close(self) -> None:
-        """End the stream."""
-        if self._end is not None:
-            self._end()
-        self.descriptor.close()
+class OutputStream(_Stream):
+    """Bytes to a descriptor; a `position` of -1 is the end of a file, wherever that is."""
 
+    __slots__ = ("_permit", "pending")
 
-class OutputStream:
-    """Bytes to a descriptor that it takes over; at a position of its own, the end, or the kernel's.
-
-    `position` is -1 for the end of a file.
-    """
-
-    __slots__ = ("_end", "_permit", "closed", "descriptor", "pending", "position")
+    mask = select.POLLOUT
 
     def __init__(
         self,
@@ -126,25 +154,20 @@ class OutputStream:
         position: int | None = None,
         end: Callable[[], None] | None = None,
     ) -> None:
-        self.descriptor = descriptor
-        self.position = position
-        self.closed = False
+        super().__init__(descriptor, position, end)
         self.pending = b""
         self._permit = 0
-        self._end = end
 
     def check(self) -> int:
         """Return how many bytes may be written. Raises OSError or Closed."""
         self.flush()
-        self._permit = 0
-        if not self.pending and _is_ready(self.descriptor, select.POLLOUT):
-            self._permit = _PERMIT
+        self._permit = 0 if self.pending or not self._is_ready() else _PERMIT
         return self._permit
 
     def flush(self) -> None:
         """Write what was kept, as far as there is room. Raises OSError or Closed."""
         self._open()
-        if self.pending:
+        if self.pending and self._is_ready():
             self._offer(self.pending)
 
     def write(self, data: Any) -> None:
@@ -168,30 +191,32 @@ class OutputStream:
             raise Closed
 
     def _offer(self, data: Any) -> None:
+        """Write what there is room for, where there is some, and keep the rest."""
         view = memoryview(data)
-        self.pending = bytes(view[self._put(view, block=False) :])
+        written = self._put(view, block=False)
+        self.pending = b"" if written == len(view) else bytes(view[written:])
+        if self.pending and not self.descriptor.nonblocking:
+            _UNFINISHED.add(self)
 
     def _put(self, data: Any, *, block: bool) -> int:
         """Write what can be; return how much it was. Closes the stream where it fails."""
         written, size = 0, len(data)
         descriptor = self.descriptor
-        ours = block or descriptor.nonblocking or descriptor.kind in _FILES
+        whole = block or descriptor.nonblocking or descriptor.kind in _FILES
         try:
             while written < size:
-                if ours:
+                if whole:
                     piece = data[written:] if written else data
-                elif _is_ready(descriptor, select.POLLOUT):
+                elif not written or self._is_ready():
                     piece = data[written : written + _PAGE]
                 else:
                     break
                 try:
-                    count = self._transfer(descriptor.fd, piece)
+                    written += self._transfer(descriptor.fd, piece)
                 except BlockingIOError:
                     if not block:
                         break
-                    wait({descriptor.fd: select.POLLOUT}, None)
-                else:
-                    written += count
+                    self._wait()
         except BrokenPipeError:
             self.closed = True
             raise Closed from None
@@ -210,14 +235,9 @@ class OutputStream:
         self.position = position + count
         return count
 
-    def interest(self) -> Interest:
-        """Return what there is to wait for before more can be written."""
-        if self.closed or self.descriptor.kind in _FILES:
-            return None
-        return self.descriptor.fd, select.POLLOUT
-
     def finish(self) -> None:
         """Write what was kept, and no more after it."""
+        _UNFINISHED.discard(self)
         try:
             if self.pending and not self.closed:
                 self.write_all(b"")
@@ -228,21 +248,16 @@ class OutputStream:
     def close(self) -> None:
         """End the stream, once all that it has kept is written."""
         self.finish()
-        if self._end is not None:
-            self._end()
-        self.descriptor.close()
+        super().close()
 
 
-def _is_ready(descriptor: Descriptor, mask: int) -> bool:
-    """Tell whether a descriptor can be used without blocking; of one of ours the use itself tells.
+_UNFINISHED: Final[set[OutputStream]] = set()
 
-    What has ended or failed counts as ready.
-    """
-    if descriptor.kind in _FILES or (descriptor.nonblocking and mask == select.POLLIN):
-        return True
-    poller = select.poll()
-    poller.register(descriptor.fd, mask)
-    return bool(poller.poll(0))
+
+def finish() -> None:
+    """Write what streams over shared descriptors have kept: the program, which wrote it, ends."""
+    for stream in list(_UNFINISHED):
+        stream.finish()
 
 
 class Error:

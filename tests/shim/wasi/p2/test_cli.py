@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 
 import pytest
 
+from shim.wasi.descriptors import inherited
 from shim.wasi.p2 import INTERFACES
+from shim.wasi.p2.io import OutputStream
 from shim.wasi.program import Program
 from tests.shim.wasi.drivers import call
 
@@ -34,6 +37,28 @@ def status(entry: Callable[[], object]) -> int:
 )
 def test_the_end(calls: Calls, name: str, argument: object, code: int) -> None:
     assert status(lambda: calls("cli/exit", name, argument)) == code
+
+
+def test_nothing_written_is_lost(calls: Calls) -> None:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, 1031, 4096)  # F_SETPIPE_SZ
+    child = os.fork()
+    if child == 0:
+        try:
+            output = OutputStream(inherited(writer))
+            size = calls("io/streams", "[method]output-stream.check-write", output)
+            written = memoryview(bytes(size))
+            calls("io/streams", "[method]output-stream.write", output, written)
+            assert output.pending
+            calls("cli/exit", "exit", ("ok", None))
+        finally:
+            os._exit(99)
+    os.close(writer)
+    arrived = 0
+    while data := os.read(reader, 1 << 16):
+        arrived += len(data)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert arrived > 4096
 
 
 def test_standard_streams_and_terminals() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shim.component.errors import Trap
+from shim.wasi.descriptors import inherited
 from shim.wasi.program import Program
 from tests.shim.wasi.dns import ONE, TWO, World
 from tests.shim.wasi.drivers import Failed
@@ -381,3 +382,27 @@ def test_a_server_of_ours(net: Net) -> None:
     net.stream("output-stream.blocking-write-and-flush", sink, answer)
     thread.join(10)
     assert found == [b"100000"]
+
+
+def test_a_listener_that_was_granted(net: Net, program: Program) -> None:
+    """Who binds to its address gets it, and that is all the network there is."""
+    granted = socket.create_server(("127.0.0.1", 0))
+    port = granted.getsockname()[1]
+    program.listeners = [inherited(granted.detach())]
+    program.network = False
+    made = net.new("tcp")
+    assert word(net.tcp, "start-bind", made, net.network, LOCAL["ipv4"]) == "access-denied"
+    elsewhere = ("ipv4", (port, (127, 0, 0, 1)))
+    assert word(net.tcp, "start-connect", made, net.network, elsewhere) == "access-denied"
+    assert word(net.new, "udp") == "access-denied"
+    net.tcp("start-bind", made, net.network, elsewhere)
+    net.tcp("finish-bind", made)
+    assert net.tcp("local-address", made) == elsewhere
+    net.tcp("start-listen", made)
+    net.tcp("finish-listen", made)
+    assert word(net.tcp, "accept", made) == "would-block"
+    with socket.create_connection(("127.0.0.1", port), 10) as client:
+        net.wait(net.tcp("subscribe", made))
+        _, source, _ = net.tcp("accept", made)
+        client.sendall(b"hello")
+        assert net.stream("input-stream.blocking-read", source, 9) == b"hello"
