@@ -34,7 +34,9 @@ class Driver(ABC):
     args = (b"program", b"argument")
     env = (b"NAME=value", b"EMPTY=")
 
-    def __init__(self, program: Program, preopens: list[Preopen], *, cwd: str = "") -> None:
+    def __init__(
+        self, program: Program, preopens: list[Preopen], *, cwd: str = "", network: bool = True
+    ) -> None:
         flags = os.O_PATH | os.O_DIRECTORY
         program.grant(
             self.args,
@@ -43,6 +45,7 @@ class Driver(ABC):
                 (one.name.encode(), os.open(one.path, flags), one.readonly, one.confined)
                 for one in preopens
             ],
+            network=network,
             cwd=(b"/cwd", os.open(cwd, flags), False, True) if cwd else None,
         )
 
@@ -124,6 +127,25 @@ class Driver(ABC):
     def read_link(self, directory: Any, path: str) -> str: ...
 
     @abstractmethod
+    def say(self, data: bytes) -> None:
+        """Write to standard output."""
+
+    @abstractmethod
+    def hear(self, size: int) -> bytes:
+        """Read from standard input; nothing is its end."""
+
+    @abstractmethod
+    def connect(self, port: int) -> Any:
+        """Connect to 127.0.0.1; return a connection, once it is there."""
+
+    @abstractmethod
+    def send(self, connection: Any, data: bytes) -> None: ...
+
+    @abstractmethod
+    def receive(self, connection: Any, size: int) -> bytes:
+        """Wait for data; nothing is the end."""
+
+    @abstractmethod
     def now(self) -> int:
         """Return the monotonic clock's time."""
 
@@ -143,12 +165,13 @@ class Preview1(Driver):
         *("socket", "socket", "symbolic-link"),
     )
     _WORDS: Final = {
-        number: words.FILE_ERRORS.get(linux, "io") for linux, number in errno.FROM_LINUX.items()
+        number: {**words.SOCKET_ERRORS, **words.FILE_ERRORS}.get(linux, "io")
+        for linux, number in errno.FROM_LINUX.items()
     } | {errno.NOTCAPABLE: "not-permitted"}
 
-    def __init__(self, preopens: list[Preopen], *, cwd: str = "") -> None:
+    def __init__(self, preopens: list[Preopen], **grants: Any) -> None:
         self.guest = Guest()
-        super().__init__(self.guest.program, preopens, cwd=cwd)
+        super().__init__(self.guest.program, preopens, **grants)
 
     def _call(self, name: str, *args: int) -> None:
         self.guest._next = max(self.guest._next, 1024)
@@ -283,6 +306,34 @@ class Preview1(Driver):
         self._call("path_readlink", directory, *self._path(path), place, 256, result)
         return self.guest.memory[place : place + self.guest.u32(result)].decode()
 
+    def say(self, data: bytes) -> None:
+        self._write(1, data)
+
+    def hear(self, size: int) -> bytes:
+        return self._read(0, size)
+
+    def _write(self, number: int, data: bytes) -> None:
+        iovecs = self.guest.iovecs((self.guest.put(data), len(data)))
+        self._call("fd_write", number, *iovecs, self.guest.room(4))
+
+    def _read(self, number: int, size: int) -> bytes:
+        place, result = self.guest.room(size), self.guest.room(4)
+        self._call("fd_read", number, *self.guest.iovecs((place, size)), result)
+        return bytes(self.guest.memory[place : place + self.guest.u32(result)])
+
+    def connect(self, port: int) -> Any:
+        result = self.guest.room(4)
+        self._call("sock_open", 1, 2, result)
+        address = self.guest.put(struct.pack("<II", self.guest.put(b"\x7f\0\0\1"), 4))
+        self._call("sock_connect", self.guest.u32(result), address, port)
+        return self.guest.u32(result)
+
+    def send(self, connection: Any, data: bytes) -> None:
+        self._write(connection, data)
+
+    def receive(self, connection: Any, size: int) -> bytes:
+        return self._read(connection, size)
+
     def now(self) -> int:
         result = self.guest.room(8)
         self._call("clock_time_get", 1, 0, result)
@@ -318,9 +369,9 @@ def call(program: Program, interface: str, name: str, *args: Any) -> Any:
 class P2(Driver):
     """Handles are what represents a resource."""
 
-    def __init__(self, preopens: list[Preopen], *, cwd: str = "") -> None:
+    def __init__(self, preopens: list[Preopen], **grants: Any) -> None:
         self.program = Program()
-        super().__init__(self.program, preopens, cwd=cwd)
+        super().__init__(self.program, preopens, **grants)
 
     def _method(self, handle: Any, name: str, *args: Any) -> Any:
         return call(self.program, "filesystem/types", f"[method]descriptor.{name}", handle, *args)
@@ -415,6 +466,41 @@ class P2(Driver):
     def read_link(self, directory: Any, path: str) -> str:
         found: str = self._method(directory, "readlink-at", path)
         return found
+
+    def say(self, data: bytes) -> None:
+        self._write(call(self.program, "cli/stdout", "get-stdout"), data)
+
+    def hear(self, size: int) -> bytes:
+        return self._read(call(self.program, "cli/stdin", "get-stdin"), size)
+
+    def _write(self, stream: Any, data: bytes) -> None:
+        name = "[method]output-stream.blocking-write-and-flush"
+        call(self.program, "io/streams", name, stream, memoryview(data))
+
+    def _read(self, stream: Any, size: int) -> bytes:
+        try:
+            name = "[method]input-stream.blocking-read"
+            return bytes(call(self.program, "io/streams", name, stream, size))
+        except Failed as failed:
+            if failed.args[0] == ("closed", None):
+                return b""
+            raise
+
+    def connect(self, port: int) -> Any:
+        network = call(self.program, "sockets/instance-network", "instance-network")
+        made = call(self.program, "sockets/tcp-create-socket", "create-tcp-socket", "ipv4")
+        address = ("ipv4", (port, (127, 0, 0, 1)))
+        socket = "[method]tcp-socket"
+        call(self.program, "sockets/tcp", f"{socket}.start-connect", made, network, address)
+        pollable = call(self.program, "sockets/tcp", f"{socket}.subscribe", made)
+        call(self.program, "io/poll", "[method]pollable.block", pollable)
+        return call(self.program, "sockets/tcp", f"{socket}.finish-connect", made)
+
+    def send(self, connection: Any, data: bytes) -> None:
+        self._write(connection[1], data)
+
+    def receive(self, connection: Any, size: int) -> bytes:
+        return self._read(connection[0], size)
 
     def now(self) -> int:
         time: int = call(self.program, "clocks/monotonic-clock", "now")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -279,3 +280,52 @@ def test_clocks_and_randomness(make: Callable[..., Driver]) -> None:
     assert driver.now() - before >= 2_000_000
     assert len({driver.random(16) for _ in range(8)}) == 8
     assert driver.random(0) == b""
+
+
+def test_standard_streams(make: Callable[..., Driver]) -> None:
+    (stdin, typing), (hearing, stdout) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.dup2(stdin, 0)
+            os.dup2(stdout, 1)
+            for fd in (stdin, typing, hearing, stdout):
+                os.close(fd)
+            driver = make([])
+            while data := driver.hear(4):
+                driver.say(data.upper())
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(stdin)
+    os.close(stdout)
+    os.write(typing, b"something said")
+    os.close(typing)
+    with open(hearing, "rb") as output:
+        assert output.read() == b"SOMETHING SAID"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_connections(make: Callable[..., Driver]) -> None:
+    driver = make([])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = driver.connect(listener.getsockname()[1])
+        with listener.accept()[0] as peer:
+            driver.send(connection, b"ping")
+            assert peer.recv(9) == b"ping"
+            peer.sendall(b"pong")
+            assert driver.receive(connection, 9) == b"pong"
+        assert driver.receive(connection, 9) == b""
+
+
+def test_nobody_listens(make: Callable[..., Driver]) -> None:
+    driver = make([])
+    with socket.socket() as placeholder:
+        placeholder.bind(("127.0.0.1", 0))
+        port = placeholder.getsockname()[1]
+        assert outcome(lambda w, _: w.connect(port), driver, None) == "connection-refused"
+
+
+def test_no_network(make: Callable[..., Driver]) -> None:
+    driver = make([], network=False)
+    assert outcome(lambda w, _: w.connect(80), driver, None) in ("not-permitted", "access-denied")
