@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6
 from collections.abc import Iterator
+from encodings.punycode import punycode_encode  # in a guest no codec can be loaded any more
 from typing import Final
 
 from shim.component.host import Interface
@@ -26,8 +27,6 @@ def _error(error: Exception) -> str:
         return "name-unresolvable"
     if isinstance(error, resolver.TryAgain):
         return "temporary-resolver-failure"
-    if isinstance(error, UnicodeError):
-        return "invalid-argument"
     return socket_error(error)
 
 
@@ -38,6 +37,11 @@ class AddressStream:
 
     def __init__(self, addresses: Iterator[Address]) -> None:
         self.addresses = addresses
+
+
+def _ascii(label: str) -> bytes:
+    """Return a label as the DNS has it: what of it is not ASCII in Punycode (RFC 3492)."""
+    return label.encode() if label.isascii() else b"xn--" + punycode_encode(label.lower())
 
 
 NAMES: Final = Interface("wasi:sockets/ip-name-lookup", "0.2", errors=_error)
@@ -55,9 +59,9 @@ INTERFACES: Final = (NAMES,)
 def resolve_addresses(program: Program, network: Network, name: str) -> AddressStream:
     """Look a name up; an address in text is its own."""
     program.need_network()
-    ascii_name = name.encode() if name.isascii() else name.encode("idna")
-    known = resolver.numeric(ascii_name.strip(b"[]"), _FAMILIES)
-    found = [known] if known else resolver.resolve(ascii_name, _FAMILIES).addresses
+    plain = b".".join([_ascii(label) for label in name.split(".")])
+    known = resolver.numeric(plain.strip(b"[]"), _FAMILIES)
+    found = [known] if known else resolver.resolve(plain, _FAMILIES).addresses
     return AddressStream(iter([words.address(*one) for one in found]))
 
 

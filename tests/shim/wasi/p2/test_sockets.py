@@ -345,11 +345,13 @@ def test_names(net: Net, world: World) -> None:
         for name, error in (
             ("nowhere.test", "name-unresolvable"),
             ("circle.test", "name-unresolvable"),
+            ("B\u00dccher.test", "name-unresolvable"),
             ("refused.test", "temporary-resolver-failure"),
         ):
             assert word(addresses, net, name) == error
 
     world(check)
+    assert b"xn--bcher-kva" in world.asked()
 
 
 def test_names_that_nobody_is_asked_for(net: Net) -> None:
