@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno as linux
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from shim.component.host import Interface
@@ -35,10 +36,12 @@ class TcpSocket:
         self._input: InputStream | None = None
         self._output: OutputStream | None = None
 
-    def start(self, operation: str) -> None:
-        """Raise EALREADY if there is an operation in progress."""
+    @contextmanager
+    def starting(self, operation: str) -> Iterator[None]:
+        """Have an operation in progress if it begins. Raises EALREADY if there is one."""
         if self.pending:
             raise failure(linux.EALREADY)
+        yield
         self.pending = operation
 
     def finish(self, operation: str) -> None:
@@ -116,16 +119,8 @@ def create_tcp_socket(program: Program, family: str) -> TcpSocket:
 )
 def start_bind(program: Program, tcp: TcpSocket, network: Network, address: Address) -> None:
     """Give a socket an address of its own."""
-    _started(tcp, "bind", lambda: tcp.socket.bind(words.sockaddr(address)))
-
-
-def _started(tcp: TcpSocket, operation: str, begin: Callable[[], None]) -> None:
-    tcp.start(operation)
-    try:
-        begin()
-    except BaseException:
-        tcp.pending = ""
-        raise
+    with tcp.starting("bind"):
+        tcp.socket.bind(words.sockaddr(address))
 
 
 @TCP.function(
@@ -143,7 +138,8 @@ def finish_bind(program: Program, tcp: TcpSocket) -> None:
 )
 def start_connect(program: Program, tcp: TcpSocket, network: Network, address: Address) -> None:
     """Begin to connect."""
-    _started(tcp, "connect", lambda: tcp.socket.start_connect(words.sockaddr(address)))
+    with tcp.starting("connect"):
+        tcp.socket.start_connect(words.sockaddr(address))
 
 
 @TCP.function(
@@ -166,13 +162,10 @@ def finish_connect(program: Program, tcp: TcpSocket) -> tuple[InputStream, Outpu
 )
 def start_listen(program: Program, tcp: TcpSocket) -> None:
     """Begin to accept connections; to what address must have been said."""
-
-    def listen() -> None:
+    with tcp.starting("listen"):
         if not tcp.socket.bound:
             raise failure(linux.ENOTCONN)
         tcp.socket.listen()
-
-    _started(tcp, "listen", listen)
 
 
 @TCP.function(
