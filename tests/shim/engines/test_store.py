@@ -8,6 +8,7 @@ import os
 import resource
 import struct
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import pytest
@@ -544,11 +545,16 @@ def test_data_of_a_module_that_imports_a_function(put: Bench) -> None:
     assert seen == [1]
 
 
-def test_a_module_can_be_instantiated_more_than_once(put: Bench) -> None:
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_module_can_be_instantiated_more_than_once(
+    put: Bench, tmp_path: Path, *, mapped: bool
+) -> None:
     data = "x" * (300 << 10)
     wasm = f'(module (memory (export "memory") 8) (data (i32.const 0) "{data}"))'.encode()
-    module = put.engine.load(artifact(put.engine, wasm))
-    for _ in range(2):
+    made = artifact(put.engine, wasm)
+    (tmp_path / "artifact").write_bytes(made)
+    module = put.engine.load_file(str(tmp_path / "artifact")) if mapped else put.engine.load(made)
+    for _ in range(3):
         memory = put.store.instantiate(module, []).memory("memory")()
         assert bytes(memory[: len(data)]) == data.encode()
         memory[0] = 0
