@@ -44,3 +44,12 @@ def number(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position + index + 1
     raise ModuleError("invalid wasm module: a number without an end")
+
+
+def leb128(value: int) -> bytes:
+    """Return an unsigned LEB128 number."""
+    encoded = b""
+    while value > 0x7F:
+        encoded += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return encoded + bytes([value])

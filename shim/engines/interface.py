@@ -79,30 +79,35 @@ class Interface(NamedTuple):
         return None if index is None else self.types[index]
 
 
-class _Reader:
+class Reader:
     """Reads from a position on. IndexError at the module's end, KeyError for what is unknown."""
 
     def __init__(self, data: bytes, position: int) -> None:
         self._data = data
-        self._position = position
+        self.position = position
 
     def number(self) -> int:
-        value, self._position = number(self._data, self._position)
+        """Read a LEB128 number."""
+        value, self.position = number(self._data, self.position)
         return value
 
     def byte(self) -> int:
-        self._position += 1
-        return self._data[self._position - 1]
+        """Read a byte."""
+        self.position += 1
+        return self._data[self.position - 1]
 
     def name(self) -> str:
+        """Read a name."""
         length = self.number()
-        start, self._position = self._position, self._position + length
-        return self._data[start : self._position].decode()
+        start, self.position = self.position, self.position + length
+        return self._data[start : self.position].decode()
 
     def list(self, item: Callable[[], _T]) -> list[_T]:
+        """Read a count, and as many items."""
         return [item() for _ in range(self.number())]
 
     def value_type(self) -> str:
+        """Read the type of a value."""
         byte = self.byte()
         if byte in _REFERENCES:
             self.number()
@@ -110,11 +115,13 @@ class _Reader:
         return _TYPES[byte]
 
     def function_type(self) -> Signature:
+        """Read the type of a function."""
         if self.byte() != _FUNCTION_TYPE:
             raise KeyError(_FUNCTION_TYPE)
         return Signature(tuple(self.list(self.value_type)), tuple(self.list(self.value_type)))
 
     def limits(self) -> None:
+        """Read the limits of a table or memory."""
         flags = self.byte()
         self.number()
         for flag in (_HAS_MAXIMUM, _HAS_PAGE_SIZE):
@@ -153,7 +160,7 @@ def interface_of(wasm: bytes) -> Interface:
     exports: dict[str, int | None] = {}
     try:
         for section in sections(wasm):
-            read = _Reader(wasm, section.content)
+            read = Reader(wasm, section.content)
             if section.number == _TYPES_SECTION:
                 types = read.list(read.function_type)
             elif section.number == _IMPORTS_SECTION:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from shim.engines.base import HEADER, ModuleError
-from shim.engines.binary import number, sections
+from shim.engines.binary import leb128, number, sections
 
 _MEMORY_SECTION: Final = 5
 _HAS_MAXIMUM: Final = 1
@@ -30,7 +30,7 @@ def limit_memory(wasm: bytes, pages: int) -> bytes:
     for section in sections(wasm):
         if section.number == _MEMORY_SECTION:
             content = _limit_types(wasm[section.content : section.end], pages)
-            parts += [bytes([section.number]), _leb128(len(content)), content]
+            parts += [bytes([section.number]), leb128(len(content)), content]
         else:
             parts.append(wasm[section.start : section.end])
     return b"".join(parts)
@@ -38,7 +38,7 @@ def limit_memory(wasm: bytes, pages: int) -> bytes:
 
 def _limit_types(content: bytes, pages: int) -> bytes:
     count, position = number(content, 0)
-    limited = _leb128(count)
+    limited = leb128(count)
     for _ in range(count):
         flags, position = number(content, position)
         if flags & ~_KNOWN_FLAGS:
@@ -50,15 +50,7 @@ def _limit_types(content: bytes, pages: int) -> bytes:
             maximum = min(own, pages)
         if minimum > pages:
             raise ModuleError(f"its memory begins with {minimum} pages, and {pages} are allowed")
-        limited += _leb128(flags | _HAS_MAXIMUM) + _leb128(minimum) + _leb128(maximum)
+        limited += leb128(flags | _HAS_MAXIMUM) + leb128(minimum) + leb128(maximum)
     if position != len(content):
         raise ModuleError("invalid wasm module: its memory section has a wrong length")
     return limited
-
-
-def _leb128(value: int) -> bytes:
-    encoded = b""
-    while value > 0x7F:
-        encoded += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return encoded + bytes([value])

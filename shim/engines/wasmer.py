@@ -36,6 +36,7 @@ from shim.engines.data import PAGE, apart
 from shim.engines.interface import Interface, interface_of
 from shim.engines.libwasmer import CRANELIFT, Vec, WasmerError, made
 from shim.engines.linking import signature_of
+from shim.engines.tables import growable
 from shim.engines.text import assembled
 from shim.engines.wasmer_store import Entrance, Loaded, Placed, Store, fetch
 from shim.engines.wasmer_traps import told
@@ -62,7 +63,7 @@ _HEAD: Final = struct.Struct("<12sI")
 _ELF: Final = b"\x7fELF"
 _MAGIC: Final = b"pywasmer\0\0\0\0"
 _LENGTH: Final = struct.Struct("<I")
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 
 
 class Outline(NamedTuple):
@@ -201,7 +202,7 @@ class Wasmer:
 
     def compile(self, wasm: bytes | memoryview) -> bytes:
         """See `Engine.compile`."""
-        binary = assembled(wasm)
+        binary = growable(assembled(wasm))
         try:
             rest, data = apart(binary)
             module = made(libwasmer.module_new(self._store(), _bytes(rest)))
