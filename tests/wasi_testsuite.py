@@ -17,22 +17,25 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from google.protobuf.empty_pb2 import Empty
+
+from proto import task_v2_pb2 as api
 from shim import engines
 from shim.engines.base import ModuleError
 from shim.ttrpc import RpcError
-from tests.shim.task_api import POD, Container, Ended, LaunchError, Shim
+from tests.shim.task_api import POD, Container, Ended, LaunchError, Shim, call
 
-TARGET = "wasm32-wasip1"
+TARGETS = ("wasm32-wasip1", "wasm32-wasip3")
 _AT_ONCE = 2 * (os.cpu_count() or 1)
 _PATIENCE = 60.0
 
 
 class UnsupportedError(Exception):
-    """A test wants to be talked to in a way that this runner does not know."""
+    """A test wants something that is not there, or to be talked to in an unknown way."""
 
 
 class Case(NamedTuple):
@@ -47,6 +50,8 @@ class Case(NamedTuple):
     status: int = 0
     stdout: str | None = None
     stderr: str | None = None
+    talk: Sequence[Mapping[str, str]] = ()
+    """What is done, in this order, while it runs."""
 
 
 def name(module: Path) -> str:
@@ -55,16 +60,18 @@ def name(module: Path) -> str:
 
 
 def find(directory: Path) -> list[Path]:
-    """Return the programs of our target below a directory."""
+    """Return the programs of our targets below a directory."""
     found = directory.resolve().rglob("*.wasm")
-    return sorted(path for path in found if path.parent.name == TARGET)
+    return sorted(path for path in found if path.parent.name in TARGETS)
 
 
 def read(module: Path) -> Case:
     """Read the specification beside a program. Raises UnsupportedError."""
     path = module.with_suffix(".json")
     spec = json.loads(path.read_text()) if path.exists() else {}
-    wanted: dict[str, Any] = {}
+    if "http" in spec.get("proposals", ()):
+        raise UnsupportedError("it takes `wasi:http`")
+    wanted: dict[str, Any] = {"talk": []}
     if "operations" not in spec:
         spec["operations"] = [spec | {"type": "run"}, spec | {"type": "wait"}]
         wanted = {stream: spec.get(stream) for stream in ("stdout", "stderr")}
@@ -82,6 +89,9 @@ def read(module: Path) -> Case:
         elif kind == "read":
             stream = operation.get("id", "stdout")
             wanted[stream] = (wanted.get(stream) or "") + operation.get("payload", "")
+            wanted["talk"].append({"type": kind, "stream": stream, "payload": wanted[stream]})
+        elif kind in ("write", "connect", "send", "recv"):
+            wanted["talk"].append(operation)
         else:
             raise UnsupportedError(f"operation {kind!r} is not supported")
     return Case(module, **wanted)
@@ -104,8 +114,39 @@ async def run(shim: Shim, id: str, case: Case, engine: str) -> Ended:
     for directory in case.dirs:
         _copy(case.module.parent / directory, rootfs / directory)
     shutil.copy(case.module, rootfs)
-    container = await Container.create(shim, id, rootfs=[])
-    return await container.run(_PATIENCE)
+    stdin = shim.directory / id / "stdin"
+    os.mkfifo(stdin)
+    container = await Container.create(shim, id, rootfs=[], stdin=str(stdin))
+    writer = os.open(stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    await container.start()
+    try:
+        await asyncio.wait_for(_talk(container, case.talk, writer), _PATIENCE)
+    finally:
+        os.close(writer)
+        await call(container.client, "CloseIO", api.CloseIORequest(id=id, stdin=True), Empty)
+    return await container.ended(_PATIENCE)
+
+
+async def _talk(container: Container, talk: Sequence[Mapping[str, str]], stdin: int) -> None:
+    """Do what a test wants to be done while its program runs. AssertionError if that goes wrong."""
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    for operation in talk:
+        payload = operation.get("payload", "").encode()
+        if operation["type"] == "write":
+            os.write(stdin, payload)
+        elif operation["type"] == "read":
+            stream = container.stderr if operation["stream"] == "stderr" else container.stdout
+            got = await stream.beginning(len(payload))
+            assert got == payload, f"expected {payload!r}, got {got!r}"
+        elif operation["type"] == "connect":
+            host, _, port = (await container.stdout.line()).rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+        elif operation["type"] == "send":
+            writer.write(payload)
+        elif operation["type"] == "recv":
+            answer = await reader.readexactly(len(payload))
+            assert answer == payload, f"expected {payload!r}, got {answer!r}"
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -127,21 +168,24 @@ def differences(case: Case, ended: Ended) -> list[str]:
     return found
 
 
-async def run_all(modules: Sequence[Path], engine: str) -> int:
-    """Run programs, a few at a time; print each failure and return how many there are."""
+async def run_all(modules: Sequence[Path], engine: str) -> tuple[int, int]:
+    """Run programs, a few at a time; print each that fails or is skipped, and return how many."""
     turns = asyncio.Semaphore(_AT_ONCE)
     with tempfile.TemporaryDirectory(prefix="wasi-testsuite-") as directory:
         shim = Shim(Path(directory))
 
-        async def failed(number: int, module: Path) -> bool:
+        async def failed(number: int, module: Path) -> bool | None:
             stderr = ""
             async with turns:
                 try:
                     case = read(module)
                     ended = await run(shim, f"test-{number}", case, engine)
                     problems, stderr = differences(case, ended), ended.stderr
-                except (UnsupportedError, LaunchError) as error:
-                    problems = [str(error)]
+                except UnsupportedError as error:
+                    print(f"{name(module)}: skipped: {error}", flush=True)
+                    return None
+                except (LaunchError, AssertionError, TimeoutError) as error:
+                    problems = [str(error) or type(error).__name__]
                 except RpcError as error:
                     problems = [f"{error.code.name}: {error.message}"]
             if problems:
@@ -150,7 +194,8 @@ async def run_all(modules: Sequence[Path], engine: str) -> int:
             return bool(problems)
 
         try:
-            return sum(await asyncio.gather(*(failed(*pair) for pair in enumerate(modules))))
+            results = await asyncio.gather(*(failed(*pair) for pair in enumerate(modules)))
+            return results.count(True), results.count(None)
         finally:
             await shim.close()
 
@@ -176,11 +221,13 @@ def main(arguments: Sequence[str]) -> int:
     modules = find(options.directory)
     if not modules:
         print(
-            f"wasi-testsuite: {options.directory}: no {TARGET} programs below it", file=sys.stderr
+            f"wasi-testsuite: {options.directory}: no {' or '.join(TARGETS)} programs below it",
+            file=sys.stderr,
         )
         return 2
-    failed = asyncio.run(run_all(modules, options.engine))
-    print(f"{len(modules) - failed} passed, {failed} failed")
+    failed, skipped = asyncio.run(run_all(modules, options.engine))
+    passed = len(modules) - failed - skipped
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     return 1 if failed else 0
 
 

@@ -258,6 +258,13 @@ class Output:
             await asyncio.sleep(0.005)
         return self._data.decode().partition("\n")[0]
 
+    async def beginning(self, length: int) -> bytes:
+        """Return so much of it, as soon as it is there."""
+        while len(self._data) < length:
+            assert not self._end.is_set(), self._data
+            await asyncio.sleep(0.005)
+        return bytes(self._data[:length])
+
     def close(self) -> None:
         """Stop reading."""
         if self._fd >= 0:
