@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 from abc import ABC, abstractmethod
@@ -522,6 +523,7 @@ def no_descriptors_left() -> Iterator[None]:
     """Close all that is open and was not before; for a fixture."""
     before = set(os.listdir("/proc/self/fd"))
     yield
+    gc.collect()  # sockets close themselves, and not later when their numbers are somebody else's
     for fd in set(os.listdir("/proc/self/fd")) - before:
         try:
             os.close(int(fd))
