@@ -40,20 +40,23 @@ def test_the_end(calls: Calls, name: str, argument: object, code: int) -> None:
 
 
 def test_nothing_written_is_lost(calls: Calls) -> None:
-    reader, writer = os.pipe()
+    (reader, writer), (written, tell) = os.pipe(), os.pipe()
     fcntl.fcntl(writer, 1031, 4096)  # F_SETPIPE_SZ
     child = os.fork()
     if child == 0:
         try:
             output = OutputStream(inherited(writer))
             size = calls("io/streams", "[method]output-stream.check-write", output)
-            written = memoryview(bytes(size))
-            calls("io/streams", "[method]output-stream.write", output, written)
+            zeros = memoryview(bytes(size))
+            calls("io/streams", "[method]output-stream.write", output, zeros)
             assert output.pending
+            os.close(tell)
             calls("cli/exit", "exit", ("ok", None))
         finally:
             os._exit(99)
     os.close(writer)
+    os.close(tell)
+    os.read(written, 1)  # nobody reads before
     arrived = 0
     while data := os.read(reader, 1 << 16):
         arrived += len(data)
