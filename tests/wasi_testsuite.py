@@ -4,8 +4,8 @@ The suite is the repository WebAssembly/wasi-testsuite, branch prod/testsuite-ba
 are compiled. Its doc/specification.md says what the `.json` beside a program means; both forms of
 it are known here, and `dirs`, which the form before them had.
 
-Each program is a container of one pod: its rootfs is a copy of the test's `root` with the program
-in it, so `/` is the preopen that the suite asks for, and what a test leaves behind is gone.
+Each program is a container of one pod. Its rootfs has the program, and a copy of the test's `root`,
+which is its preopen `/` as the suite asks for; so what a test leaves behind is gone.
 """
 
 from __future__ import annotations
@@ -102,15 +102,17 @@ async def run(shim: Shim, id: str, case: Case, engine: str) -> Ended:
     annotations = dict(POD)
     if engine:
         annotations["dev.pywasm.engine"] = engine
-    if case.root is None:
-        annotations["dev.pywasm.rootfs"] = "off"
-    if case.dirs:
-        annotations["dev.pywasm.preopens"] = ",".join(f"{d}=/{d}" for d in case.dirs)
-    program = f"/{case.module.name}"
+    annotations["dev.pywasm.rootfs"] = "off"
+    preopens = [f"{directory}=/{directory}" for directory in case.dirs]
+    if case.root is not None:
+        preopens.append("/=/root")
+    if preopens:
+        annotations["dev.pywasm.preopens"] = ",".join(preopens)
+    program = case.module.name
     process = {"args": [program, *case.args], "env": list(case.env), "cwd": "/"}
     rootfs = shim.bundle(id, annotations=annotations, process=process) / "rootfs"
     if case.root is not None:
-        _copy(case.root, rootfs)
+        _copy(case.root, rootfs / "root")
     for directory in case.dirs:
         _copy(case.module.parent / directory, rootfs / directory)
     shutil.copy(case.module, rootfs)
@@ -189,7 +191,7 @@ async def run_all(modules: Sequence[Path], engine: str) -> tuple[int, int]:
                 except RpcError as error:
                     problems = [f"{error.code.name}: {error.message}"]
             if problems:
-                words = [*problems, *stderr.splitlines()[:1]]
+                words = [*problems, *filter(None, stderr.splitlines()[:6])]
                 print(f"{name(module)}: {'; '.join(words)}", flush=True)
             return bool(problems)
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import errno as linux
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from shim.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
@@ -74,8 +74,12 @@ def parent(directory: Descriptor, path: bytes) -> Iterator[tuple[int, bytes]]:
     name `b//` in `a`.
     """
     slash = _last_slash(path)
-    if path[slash + 1 :].rstrip(b"/") == b"..":  # is there, and may be out of reach
+    name = path[slash + 1 :]
+    if name.rstrip(b"/") == b"..":  # is there, and may be out of reach
         os.close(look_up(directory, path, os.O_PATH))
+    elif name.endswith(b"/"):  # so may be what a symlink of this name leads to
+        with suppress(OSError):
+            os.close(look_up(directory, path, os.O_PATH))
     if slash < 0:
         yield directory.fd, path
         return
