@@ -229,7 +229,7 @@ def module_shape(whole: Reader) -> ModuleShape:
                 shape.add_import(module, name, found)
                 spaces[sort_of(found)].append(found)
         elif section == _FUNCTIONS:
-            for _ in range(reader.count()):
+            for _ in range(reader.number()):  # uncounted: what is kept of each is in `types`
                 found = resolved(CoreFunctionIndex(reader.number()), types)
                 spaces["core func"].append(found)
         elif section == _TABLES:

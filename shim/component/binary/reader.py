@@ -11,8 +11,11 @@ from typing import Final, TypeVar
 
 from shim.engines.base import ModuleError
 
-MAX_ITEMS: Final = 500_000
-"""Of all vectors together. CPython as a component has 6,000, and 26,000 in its modules."""
+MAX_ITEMS: Final = 200_000
+"""Of all vectors together, and of all vectors of its core modules that matter for linking.
+
+CPython as a component has 6,000 and 26,000.
+"""
 MAX_DEPTH: Final = 32
 """Of components in components, and of types in types."""
 
@@ -37,6 +40,10 @@ class Flaw(Exception):
     def located(self, what: str, offset: int) -> ModuleError:
         """Return the same as an error of the component, with the place of a definition in it."""
         return ModuleError(f"{self.kind} component: {what} at {offset:#x}: {self}")
+
+    def unlocated(self) -> ModuleError:
+        """Return the same as an error of the component as a whole."""
+        return ModuleError(f"{self.kind} component: {self}")
 
 
 class Unsupported(Flaw):

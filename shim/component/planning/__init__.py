@@ -24,7 +24,7 @@ def plan_component(binary: bytes, registry: Registry) -> Plan:
     except Unfit as unfit:
         raise ModuleError(str(unfit)) from None
     except Flaw as flaw:
-        raise flaw.located("the component itself", 0) from None
+        raise flaw.unlocated() from None
 
 
 def exports_of(plan: Plan) -> list[str]:

@@ -32,10 +32,11 @@ def difference(kinds: Kinds, wanted: ValueType | None, found: ValueType | None) 
         return _differ(wanted, found)
     for index, (label, instead) in enumerate(zip_longest(one.labels, other.labels)):
         if label != instead:
-            return f"label {index} of a {one.kind}, {_differ(label, instead)}"
+            return f"label {index} of {one.kind}, {_differ(label, instead)}"
     for index, (part, instead_part) in enumerate(zip(one.parts, other.parts, strict=True)):
         if part is not instead_part:
-            where = f"`{one.labels[index]}`" if one.labels else f"a part of {one.kind}"
+            labels = ("ok", "error") if one.kind == "result" else one.labels
+            where = f"`{labels[index]}`" if labels else f"{one.kind} of"
             return f"{where}, {difference(kinds, part, instead_part)}"
     return _differ(wanted, found)
 

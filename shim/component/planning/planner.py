@@ -27,7 +27,7 @@ from shim.component.validation.types import reference
 
 MAX_DEPTH: Final = 64
 """Of components that instantiate components."""
-MAX_MADE: Final = 500_000
+MAX_MADE: Final = 200_000
 """How many things are gone through altogether. CPython as a component has 6,000."""
 
 
@@ -299,7 +299,7 @@ class Planner:
     def _import(self, making: _Making, definition: binary.Import) -> None:
         name = definition.name.text
         entity = making.scope.imports.entities[name]
-        if making.outer is None and making.number == 0:
+        if making.number == 0:
             thing = self._host_import(making, definition.name, entity)
         else:
             thing = making.given[name]

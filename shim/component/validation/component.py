@@ -38,21 +38,21 @@ def _validate(component: binary.Component, outer: Scope | None, shared: Shared) 
     valid = Valid(component.definitions, scope)
     for placed in component.definitions:
         definition = placed.definition
-        if isinstance(definition, binary.Component):  # whose own definitions have places
-            inner = _validate(definition, scope, shared)
-            valid.inner.append(inner)
-            scope.spaces["component"].append(component_of(inner.scope))
-            continue
+        if isinstance(definition, binary.Component):  # its definitions have places of their own
+            valid.inner.append(_validate(definition, scope, shared))
         try:
-            _define(scope, definition)
+            _define(valid, definition)
         except Flaw as flaw:
             raise flaw.located(placed.what, placed.offset) from None
     return valid
 
 
-def _define(scope: Scope, definition: binary.Definition) -> None:
+def _define(valid: Valid, definition: binary.Definition) -> None:
+    scope = valid.scope
     spaces = scope.spaces
-    if isinstance(definition, binary.TypeDefinition):
+    if isinstance(definition, binary.Component):
+        spaces["component"].append(component_of(valid.inner[-1].scope))
+    elif isinstance(definition, binary.TypeDefinition):
         spaces["type"].append(define(scope, definition))
     elif isinstance(definition, binary.CoreTypeDefinition):
         spaces["core type"] += define_core(scope, definition)
@@ -99,12 +99,11 @@ def _core_instance(scope: Scope, definition: binary.CoreInstantiation) -> dict[s
         if name in arguments:
             raise Flaw(f"the argument `{name}` is given twice")
         arguments[name] = scope.get("core instance", index)
-    scope.shared.work.take(len(module.imports))
     for (first, second), extern in module.imports.items():
         found = arguments.get(first, {}).get(second)
         if found is None:
             raise Flaw(f"the module's import `{first}` `{second}` is not given")
-        match_core(f"{first}` `{second}", found, extern)
+        match_core(scope.shared.work, f"{first}` `{second}", found, extern)
     return module.exports
 
 

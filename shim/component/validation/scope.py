@@ -155,6 +155,7 @@ class Scope:
         """Return an instance of a type, with resources of its own."""
         if not kind.bound:
             return kind
+        self.shared.work.take(len(kind.bound))
         base = name.partition("@")[0]
         replaced = {}
         for entity_name, entity in kind.exports.items():
