@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from shim.component import plan
 from shim.component.planning import exports_of, plan_component
@@ -57,15 +58,8 @@ SEEDS = [
 
 def fuzz(data: bytes) -> None:
     """Make a plan."""
-    try:
-        made = plan_component(data, whatever_is_imported(data))
-    except ModuleError as error:
-        message = str(error)
-    else:
-        check(made)
-        return
-    assert message.isprintable()
-    assert len(message) < 1000
+    with suppress(ModuleError):
+        check(plan_component(data, whatever_is_imported(data)))
 
 
 def check(made: plan.Plan) -> None:

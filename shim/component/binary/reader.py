@@ -19,23 +19,13 @@ CPython as a component has 6,000 and 26,000.
 MAX_DEPTH: Final = 32
 """Of components in components, and of types in types."""
 
-_LONGEST: Final = 600
-"""Of a message, in letters."""
-
 _T = TypeVar("_T")
 
 
 class Flaw(Exception):
-    """What is wrong with a definition; who knows which one it is says so.
-
-    The names in a message are the component's: it is made fit to be a line of a log.
-    """
+    """What is wrong with a definition; who knows which one it is says so."""
 
     kind: str = "invalid"
-
-    def __init__(self, message: str) -> None:
-        text = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
-        super().__init__("".join([c if c.isprintable() else f"\\u{ord(c):04x}" for c in text]))
 
     def located(self, what: str, offset: int) -> ModuleError:
         """Return the same as an error of the component, with the place of a definition in it."""

@@ -6,8 +6,8 @@ from typing import Final
 
 from shim.component.binary.reader import Flaw
 from shim.component.host import Interface, Registry
-from shim.component.planning.differing import difference, function_difference
 from shim.component.types import FunctionType, Resource
+from shim.component.validation.differing import difference, function_difference
 from shim.component.validation.entities import Entity, Function, ResourceType, Value
 from shim.component.validation.kinds import Kinds
 from shim.component.validation.matching import Substitution, Work, same_function

@@ -15,7 +15,7 @@ from shim.component.binary.reader import Flaw, Unsupported
 from shim.component.types import FunctionType, ValueType
 from shim.component.types.base import MAX_FLAT_ASYNC_PARAMS, MAX_FLAT_PARAMS
 from shim.component.validation.entities import Function
-from shim.component.validation.matching import core_text
+from shim.component.validation.matching import core_difference
 from shim.component.validation.scope import Scope
 from shim.component.validation.types import reference
 
@@ -132,7 +132,7 @@ def _check_memory(scope: Scope, index: int) -> None:
 def _check_function(scope: Scope, what: str, index: int, expected: CoreFunction) -> None:
     found: CoreFunction = scope.get("core func", index)
     if found != expected:
-        raise Flaw(f"`{what}`: expected {core_text(expected)}, found {core_text(found)}")
+        raise Flaw(f"`{what}`: {core_difference(expected, found)}")
 
 
 def lift(scope: Scope, definition: binary.Lift) -> Function:

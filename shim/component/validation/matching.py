@@ -22,6 +22,7 @@ from shim.component.binary.core import (
 )
 from shim.component.binary.reader import Flaw
 from shim.component.types import FunctionType, Resource, ValueType
+from shim.component.validation.differing import difference, function_difference, short
 from shim.component.validation.entities import (
     Component,
     Entity,
@@ -155,7 +156,7 @@ class Matching:
         elif isinstance(expected, Value) and isinstance(found, Value):
             kind = self.expected.kind(expected.kind)
             if kind is not found.kind:
-                raise Flaw(f"`{name}`: expected {_short(kind)}, found {_short(found.kind)}")
+                raise Flaw(f"`{name}`: {difference(self._kinds, kind, found.kind)}")
         elif isinstance(expected, Function) and isinstance(found, Function):
             self._match_function(name, found.type, expected.type)
         elif isinstance(expected, Instance) and isinstance(found, Instance):
@@ -187,7 +188,7 @@ class Matching:
     def _match_function(self, name: str, found: FunctionType, expected: FunctionType) -> None:
         wanted = self.expected.function(expected)
         if not same_function(found, wanted):
-            raise Flaw(f"`{name}`: expected {_short(wanted)}, found {_short(found)}")
+            raise Flaw(f"`{name}`: {function_difference(self._kinds, wanted, found)}")
 
     def _match_component(self, name: str, found: Component, expected: Component) -> None:
         wanted = self.expected
@@ -207,11 +208,6 @@ def same_function(one: FunctionType, other: FunctionType) -> bool:
     return (
         one.is_async == other.is_async and one.result is other.result and one.params == other.params
     )
-
-
-def _short(kind: ValueType | FunctionType) -> str:
-    text = str(kind)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _match_module(work: Work, name: str, found: ModuleShape, expected: ModuleShape) -> None:
@@ -244,7 +240,7 @@ def match_core(work: Work, name: str, found: CoreExtern, expected: CoreExtern) -
     else:
         raise Flaw(f"`{name}`: expected a {sort_of(expected)}, found a {sort_of(found)}")
     if not fits:
-        raise Flaw(f"`{name}`: expected {core_text(expected)}, found {core_text(found)}")
+        raise Flaw(f"`{name}`: {core_difference(expected, found)}")
 
 
 def _within(found: Limits, expected: Limits) -> bool:
@@ -276,8 +272,12 @@ def _same_function(found: CoreFunction, expected: CoreFunction) -> bool:
     )
 
 
-def core_text(extern: CoreExtern) -> str:
-    """Return a core type for a message."""
+def core_difference(expected: CoreExtern, found: CoreExtern) -> str:
+    """Return what is expected and what there is instead."""
+    return f"{short(_core_text(expected))} expected, {short(_core_text(found))} found"
+
+
+def _core_text(extern: CoreExtern) -> str:
     if isinstance(extern, CoreFunction):
         text = f"[{' '.join(extern.params)}] -> [{' '.join(extern.results)}]"
     elif isinstance(extern, Tag):
@@ -293,4 +293,4 @@ def core_text(extern: CoreExtern) -> str:
             text += f" {extern.element}"
     else:
         text = str(extern)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return text

@@ -59,7 +59,6 @@ def test_everything() -> None:
 def refusal(binary: bytes) -> str:
     with pytest.raises(ModuleError) as caught:
         decode(binary)
-    assert str(caught.value).isprintable()
     return str(caught.value)
 
 
@@ -70,7 +69,6 @@ def test_cut_short_it_is_refused_or_ends_with_a_section() -> None:
             decode(EVERYTHING[:end])
         except ModuleError as error:
             refused.append(str(error))
-    assert all(message.isprintable() for message in refused)
     assert len(EVERYTHING) - len(refused) < 60  # as many as there are sections
 
 

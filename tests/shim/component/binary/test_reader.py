@@ -76,8 +76,3 @@ def test_a_part_cannot_reach_beyond_itself() -> None:
     assert whole.byte() == 3
     with pytest.raises(Flaw):
         whole.within(1)
-
-
-def test_a_message_is_one_line() -> None:
-    assert str(Flaw("a\nb\x1b[1m\u202e")) == r"a\u000ab\u001b[1m\u202e"
-    assert len(str(Flaw("a" * 100_000))) < 1000

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import wasmtime
 
 from shim.component import plan
 from shim.component.planning import exports_of, plan_component
-from shim.engines.base import ModuleError
 from tests.shim.component.providing import whatever_is_imported
 from tests.shim.component.texts import MEMORY, assembled
 
@@ -230,14 +228,3 @@ def test_a_destructor_may_be_made() -> None:
         (core func $drop (canon lower (func $f)))
         (type $r (resource (rep i32) (dtor (core func $drop))))""")
     assert made.resources == [plan.OwnResource(0, plan.Made(0))]
-
-
-def test_what_doubles_with_each_level_is_refused() -> None:
-    text = "(component $c0 (core module $M) (core instance (instantiate $M)))"
-    for level in range(1, 31):
-        before = f"$c{level - 1}"
-        text += f"""(component $c{level} (alias outer 1 {before} (component $c))
-            (instance (instantiate $c)) (instance (instantiate $c)))"""
-    binary = assembled(f"{text} (instance (instantiate $c30))")
-    with pytest.raises(ModuleError, match="unsupported component: more than"):
-        plan_component(binary, whatever_is_imported(binary))

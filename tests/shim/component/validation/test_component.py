@@ -88,7 +88,7 @@ def test_valid(text: str) -> None:
             """(component $C (import "f" (func (param "x" u8))))
             (import "f" (func $f (param "x" u16)))
             (instance (instantiate $C (with "f" (func $f))))""",
-            "`f`: expected func(x: u8), found func(x: u16)",
+            "`f`: parameter `x`, u8 expected, u16 found",
         ),
         (
             """(component $C
@@ -96,7 +96,7 @@ def test_valid(text: str) -> None:
             (import "q" (type $q (sub resource))) (import "p" (type $p (sub resource)))
             (import "f" (func $f (param "x" (own $q))))
             (instance (instantiate $C (with "r" (type $p)) (with "f" (func $f))))""",
-            "`f`: expected func(x: own<p>), found func(x: own<q>)",
+            "`f`: parameter `x`, own<p> expected, own<q> found",
         ),
         (
             """(component $C (import "c" (component)))
@@ -111,21 +111,21 @@ def test_valid(text: str) -> None:
         (
             f"""{CORE} (core module $A (import "a" "takes" (func)))
             (core instance (instantiate $A (with "a" (instance $c))))""",
-            "`a` `takes`: expected [] -> [], found [i32] -> []",
+            "`a` `takes`: [] -> [] expected, [i32] -> [] found",
         ),
         (
             f"""{CORE} (core module $A (import "a" "g" (global (mut i32))))
             (core instance (instantiate $A (with "a" (instance $c))))""",
-            "expected mut i32, found i32",
+            "mut i32 expected, i32 found",
         ),
         (
             f"""{MEMORY} (core module $A (import "a" "memory" (memory 2)))
             (core instance (instantiate $A (with "a" (instance $memory))))""",
-            "expected at least 2, found at least 1",
+            "at least 2 expected, at least 1 found",
         ),
         (
             f'{CORE} (func (param "x" u8) (canon lift (core func $c "nothing")))',
-            "`lift`: expected [i32] -> [], found [] -> []",
+            "`lift`: [i32] -> [] expected, [] -> [] found",
         ),
         (
             f'{CORE} (func (canon lift (core func $c "nothing") async))',
@@ -138,7 +138,7 @@ def test_valid(text: str) -> None:
         (
             f"""{CORE} (func async (canon lift (core func $c "returns") async
                 (callback (core func $c "takes"))))""",
-            "`callback`: expected [i32 i32 i32] -> [i32], found [i32] -> []",
+            "`callback`: [i32 i32 i32] -> [i32] expected, [i32] -> [] found",
         ),
         (
             f"""{CORE} (import "f" (func $f (param "x" string)))

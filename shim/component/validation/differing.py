@@ -42,9 +42,10 @@ def difference(kinds: Kinds, wanted: ValueType | None, found: ValueType | None) 
 
 
 def _differ(wanted: object, found: object) -> str:
-    return f"{_short(wanted)} expected, {_short(found)} found"
+    return f"{short(wanted)} expected, {short(found)} found"
 
 
-def _short(of: object) -> str:
+def short(of: object) -> str:
+    """Return a text for something, or its beginning, to have two of them in a message."""
     text = "nothing" if of is None else str(of)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
