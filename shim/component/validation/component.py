@@ -12,7 +12,7 @@ from shim.component.validation import canonical
 from shim.component.validation.entities import Component, Entity, Instance, ResourceType
 from shim.component.validation.matching import Matching, match_core
 from shim.component.validation.scope import COMPONENT, Namespace, Scope, Shared, alias_of
-from shim.component.validation.types import alias_export, component_of, define, define_core
+from shim.component.validation.types import UNNAMED, alias_export, component_of, define, define_core
 
 _EXPORTED: Final = ("core module", "func", "type", "component", "instance")
 _CORE_EXPORTED: Final = ("core func", "core table", "core memory", "core global", "core tag")
@@ -173,6 +173,6 @@ def _export(scope: Scope, definition: binary.Export) -> None:
         entity = wanted
     elif target.sort == "type":
         entity = Entity("type", alias_of(entity.type))
-        if isinstance(entity.type, ResourceType) and entity.type.resource.name == "resource":
-            entity.type.resource.name = name.text
+        if isinstance(entity.type, ResourceType) and entity.type.resource.name == UNNAMED:
+            entity.type.resource.name = name.text  # for messages
     scope.add_export(name, entity)

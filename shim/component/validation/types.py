@@ -29,6 +29,8 @@ _KEYS: Final = frozenset(
 )
 _WORDS: Final = {"record": "field", "variant": "case", "enum": "case", "flags": "flag"}
 _MAX_FLAGS: Final = 32
+UNNAMED: Final = "resource"
+"""What a resource is called that is not exported yet."""
 
 
 def define(scope: Scope, definition: binary.TypeDefinition) -> Type:
@@ -127,7 +129,7 @@ def _resource(scope: Scope, kind: binary.ResourceType) -> ResourceType:
         drop = scope.get("core func", kind.destructor)
         if drop != CoreFunction(("i32",), ()):
             raise Flaw("the destructor of a resource is no [i32] -> []")
-    made = Resource("resource")
+    made = Resource(UNNAMED)
     scope.new.add(made)
     scope.local.add(made)
     return ResourceType(made)
