@@ -213,7 +213,10 @@ def test_no_descriptor_is_inherited(containers: Containers, containerd: Containe
 def _descriptors(pid: int) -> set[str]:
     """What they refer to; of the anonymous kinds only sockets and pipes can be told apart."""
     directory = f"/proc/{pid}/fd"
-    targets = {os.readlink(f"{directory}/{fd}") for fd in os.listdir(directory)}
+    targets = set()
+    for fd in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            targets.add(os.readlink(f"{directory}/{fd}"))
     return {target for target in targets if not target.startswith("anon_inode:")}
 
 

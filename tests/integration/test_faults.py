@@ -136,6 +136,8 @@ class Life:
         request = tasks_pb2.CreateTaskRequest(container_id=self.name, rootfs=rootfs)
         self.creating = self.client.tasks.future("Create", request)
         if moment == "compiling":
+            # Before there is a shim, a new zygote has a compiler for its rehearsal.
+            eventually(lambda: self.place.find("pywasm-shim"))
             eventually(lambda: self.place.find("pywasm-compiler"))
             (self.shim,) = self.place.find("pywasm-shim")
             children = Path(f"/proc/{self.shim}/task/{self.shim}/children").read_text().split()
