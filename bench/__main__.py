@@ -45,6 +45,10 @@ def _measure(options: argparse.Namespace) -> tuple[dict[str, Any], Print]:
         from bench import compute
 
         return compute.measure(options.rounds, options.command), compute.print_found
+    if options.what == "component":
+        from bench import component
+
+        return component.measure(options.turns, options.rounds), component.print_found
     if options.what == "wasi":
         from bench import wasi
 
@@ -100,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--pods", type=int, default=200, help="of each (200)")
     add = command("wasi", "what WASI calls cost, beside native ones", [json])
     add("--rounds", type=int, default=11, help="samples of each (11)")
+    add = command("component", "what components cost, beside modules", [json])
+    add("--turns", type=int, default=30, help="starts of each (30)")
+    add("--rounds", type=int, default=7, help="samples of each call (7)")
     add = command("compute", "how fast guests compute, beside native C", [json])
     add("--rounds", type=int, default=7, help="samples of each (7)")
     add(

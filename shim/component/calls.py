@@ -16,6 +16,7 @@ from shim.component.table import Handle
 from shim.component.tasks import Call, Callee, OnResolve, OnStart, Runtime
 from shim.component.types import Result
 from shim.component.types.base import (
+    MASK,
     MAX_FLAT_ASYNC_PARAMS,
     MAX_FLAT_PARAMS,
     Context,
@@ -142,24 +143,32 @@ def lowered_host(function: Function, context: Context, program: object) -> Calla
     """
     kind, instance = function.type, context.instance
     call = bound(function, program)
-    has_out = len(kind.flat_result) > 1
-    lift_params, lower_result = kind.lift_params, kind.lower_result
-    if not kind.params and kind.result is None:
+    result = kind.result
+    if len(kind.flat_params) > MAX_FLAT_PARAMS or result is None or len(kind.flat_result) <= 1:
 
-        def nothing() -> None:
+        def calling(*flat: Any) -> Any:
             if not instance.may_leave:
                 raise Trap("cannot leave component instance")
-            call()
+            value = call(*kind.lift_params(context, iter(flat)))
+            return kind.lower_result(context, value, flat[-1] if spilt else None)
 
-        return nothing
+        spilt = len(kind.flat_result) > 1
+        return calling
 
-    def calling(*flat: Any) -> Any:
+    # The usual one, without a call that is not needed.
+    lifts = [parameter.lift for _, parameter in kind.params]
+    reach, size, alignment, store = context.reach, result.size, result.alignment, result.store
+
+    def storing(*flat: Any) -> None:
         if not instance.may_leave:
             raise Trap("cannot leave component instance")
-        result = call(*lift_params(context, iter(flat)))
-        return lower_result(context, result, flat[-1] if has_out else None)
+        values = iter(flat)
+        value = call(*[lift(context, values) for lift in lifts])
+        out = flat[-1] & MASK
+        reach(out, size, alignment)
+        store(context, value, out)
 
-    return calling
+    return storing
 
 
 def bound(function: Function, program: object) -> Callable[..., Any]:

@@ -64,11 +64,8 @@ class Function(NamedTuple):
     call: Callable[..., Any]
     errors: Callable[[Exception], Any] | None
     """Returns the `error` of the result for what was raised, or raises it again."""
-
-    @property
-    def is_coroutine(self) -> bool:
-        """Whether it may take its time."""
-        return inspect.iscoroutinefunction(self.call)
+    is_coroutine: bool
+    """Whether it may take its time."""
 
 
 class Interface:
@@ -116,7 +113,8 @@ class Interface:
         kind = _Parser(text, self).whole_function()
 
         def declared(call: _F) -> _F:
-            self.functions[name] = Function(kind, call, errors or self._errors)
+            takes_time = inspect.iscoroutinefunction(call)
+            self.functions[name] = Function(kind, call, errors or self._errors, takes_time)
             return call
 
         return declared

@@ -76,6 +76,8 @@ class Linker:
         self._made: dict[int, Callable[..., Any]] = {}
         self._externs: dict[plan.Item, Extern] = {}
         self._functions: dict[plan.Export, Callable[..., Any]] = {}
+        self._memories: dict[plan.Export, Callable[[], memoryview]] = {}
+        self._reallocs: dict[plan.Item, Callable[..., Any]] = {}
         self._callees: dict[tuple[int, int], Callee] = {}
 
     def link(self) -> Exports:
@@ -152,24 +154,35 @@ class Linker:
         return lowered(self.runtime, callee, context, is_async=is_async)
 
     def _context(self, options: plan.Options, instance: int) -> Context:
-        memory = realloc = None
-        if options.memory is not None:
-            memory = self._core[options.memory.instance].memory(options.memory.name)
-        if options.realloc is not None:
-            realloc = self._guarded(self._call(options.realloc))
-        return Context(self._instances[instance], memory, realloc, options.encoding)
+        memory, realloc = options.memory, options.realloc
+        return Context(
+            self._instances[instance],
+            None if memory is None else self._memory(memory),
+            None if realloc is None else self._realloc(realloc),
+            options.encoding,
+        )
 
-    def _guarded(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _memory(self, item: plan.Export) -> Callable[[], memoryview]:
+        found = self._memories.get(item)
+        if found is None:
+            found = self._memories[item] = self._core[item.instance].memory(item.name)
+        return found
+
+    def _realloc(self, item: plan.Item) -> Callable[..., Any]:
         """Return a function that is called in nobody's task."""
-        runtime = self.runtime
+        found = self._reallocs.get(item)
+        if found is not None:
+            return found
+        call, runtime = self._call(item), self.runtime
 
-        def guarded(*args: int) -> Any:
+        def realloc(*args: int) -> Any:
             before, runtime.current = runtime.current, None
             result = call(*args)
             runtime.current = before
             return result
 
-        return guarded
+        self._reallocs[item] = realloc
+        return realloc
 
     # Functions of components, and of the host.
 

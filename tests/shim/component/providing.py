@@ -28,7 +28,7 @@ def whatever_is_imported(binary: bytes) -> Registry:
         elif isinstance(kind, Value):
             interface.types[name] = hosts.kind(kind.kind)
         elif isinstance(kind, FunctionEntity) and entity.sort == "func":
-            interface.functions[name] = Function(hosts.function(kind.type), _call, None)
+            interface.functions[name] = Function(hosts.function(kind.type), _call, None, False)
 
     for name, entity in scope.imports.entities.items():
         is_interface = isinstance(entity.type, Instance) and entity.sort == "instance"
