@@ -160,10 +160,8 @@ def _under_its_own() -> dict[str, Timed]:
         writes(store, times, size)
         writes.post_return(store)
 
-    return {
-        "1 byte, 0.2": _timed(run, *_BYTES),
-        "64 KiB, 0.2": _timed(run, *_BLOCKS),
-    }
+    # A block would be too much for it: 4 KiB is the most that it writes by one call.
+    return {"1 byte, 0.2": _timed(run, *_BYTES)}
 
 
 def _timed(run: Callable[..., Any], times: int, *more: int) -> Timed:
