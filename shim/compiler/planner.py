@@ -22,9 +22,13 @@ class Planner:
     name: Final = NAME
     version: Final = str(plan.FORMAT)
 
+    def __init__(self) -> None:
+        # Before any fork: it is made of all types that there are.
+        self._fingerprint = f"{NAME} {self.version} {REGISTRY.fingerprint()}"
+
     def fingerprint(self) -> str:
         """See `Compiler.fingerprint`: a plan is for the interfaces that a host has."""
-        return f"{NAME} {self.version} {REGISTRY.fingerprint()}"
+        return self._fingerprint
 
     def compile(self, wasm: bytes | memoryview) -> bytes:
         """See `Compiler.compile`."""

@@ -18,7 +18,6 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar
 
 from shim.component.types import (
@@ -126,7 +125,6 @@ class Registry:
     def __init__(self, interfaces: Iterable[Interface] = ()) -> None:
         self._interfaces = {(each.name, each.version): each for each in interfaces}
 
-    @cache  # noqa: B019  (there is one)
     def fingerprint(self) -> str:
         """Name all that there is, with its types."""
         told = hashlib.sha256()
