@@ -21,6 +21,8 @@ MOST: Final = 256
 
 _COUNT: Final = struct.Struct("<I")
 _PART: Final = struct.Struct("<QQ")
+HEADER: Final = _COUNT.size + MOST * _PART.size
+"""Bytes that `parts_of` looks at, at most."""
 
 
 class Part(NamedTuple):

@@ -190,7 +190,7 @@ class Shared:
             if result is not None:
                 self._finish(result)
 
-    def ask(self, buffer: Buffer, reading: bool) -> int | None:
+    def ask(self, buffer: AnyBuffer, reading: bool) -> int | None:
         """Have the host copy, if it has the other end; None if that has to wait."""
         if reading:
             return self.source.give(buffer) if self.source is not None else None

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import Final, NamedTuple
 
 from shim.compiler.planner import PLANNER
+from shim.component.parts import HEADER as PARTS_HEADER
 from shim.component.parts import Part, parts_of
 from shim.engines import candidates, engines, flaws
 from shim.engines.base import (
@@ -163,7 +164,7 @@ def compiled(origin: Origin, entrypoint: Found) -> Compiled:
         if component:
             try:
                 plan = source.get(PLANNER, "")
-                parts = parts_of(plan.read())
+                parts = parts_of(os.pread(plan.fd, PARTS_HEADER, 0))
             except _Refused as refusal:
                 kind = TryAgainError if refusal.again else ModuleError
                 raise kind(f"{path}: {refusal}") from None

@@ -6,11 +6,14 @@ import gc
 import os
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-from shim.wasi import rights, words
-from shim.wasi.p2 import INTERFACES
+from shim.component.calls import Subscribe
+from shim.component.streams import DROPPED, HostBuffer, Shared, SharedStream
+from shim.component.types import U8
+from shim.wasi import p2, p3, rights, words
 from shim.wasi.preview1 import errno
 from shim.wasi.program import Program
 from tests.shim.wasi.preview1.conftest import Guest
@@ -352,7 +355,8 @@ class Preview1(Driver):
         assert self.guest.u32(result) == 1
 
 
-_INTERFACES: Final = {interface.name: interface for interface in INTERFACES}
+_INTERFACES: Final = {interface.name: interface for interface in p2.INTERFACES}
+_INTERFACES_3: Final = {interface.name: interface for interface in p3.INTERFACES}
 
 
 def call(program: Program, interface: str, name: str, *args: Any) -> Any:
@@ -374,19 +378,22 @@ class P2(Driver):
         self.program = Program()
         super().__init__(self.program, preopens, **grants)
 
+    def _call(self, interface: str, name: str, *args: Any) -> Any:
+        return call(self.program, interface, name, *args)
+
     def _method(self, handle: Any, name: str, *args: Any) -> Any:
-        return call(self.program, "filesystem/types", f"[method]descriptor.{name}", handle, *args)
+        return self._call("filesystem/types", f"[method]descriptor.{name}", handle, *args)
 
     def preopens(self) -> dict[str, Any]:
-        found = call(self.program, "filesystem/preopens", "get-directories")
+        found = self._call("filesystem/preopens", "get-directories")
         return {name: directory for directory, name in found}
 
     def arguments(self) -> list[str]:
-        found: list[str] = call(self.program, "cli/environment", "get-arguments")
+        found: list[str] = self._call("cli/environment", "get-arguments")
         return found
 
     def environment(self) -> dict[str, str]:
-        return dict(call(self.program, "cli/environment", "get-environment"))
+        return dict(self._call("cli/environment", "get-environment"))
 
     def open(
         self,
@@ -440,7 +447,7 @@ class P2(Driver):
         stream = self._method(directory, "read-directory")
         name = "[method]directory-entry-stream.read-directory-entry"
         found = set()
-        while (entry := call(self.program, "filesystem/types", name, stream)) is not None:
+        while (entry := self._call("filesystem/types", name, stream)) is not None:
             found.add(entry[1])
         stream.close()
         return found
@@ -469,33 +476,33 @@ class P2(Driver):
         return found
 
     def say(self, data: bytes) -> None:
-        self._write(call(self.program, "cli/stdout", "get-stdout"), data)
+        self._write(self._call("cli/stdout", "get-stdout"), data)
 
     def hear(self, size: int) -> bytes:
-        return self._read(call(self.program, "cli/stdin", "get-stdin"), size)
+        return self._read(self._call("cli/stdin", "get-stdin"), size)
 
     def _write(self, stream: Any, data: bytes) -> None:
         name = "[method]output-stream.blocking-write-and-flush"
-        call(self.program, "io/streams", name, stream, memoryview(data))
+        self._call("io/streams", name, stream, memoryview(data))
 
     def _read(self, stream: Any, size: int) -> bytes:
         try:
             name = "[method]input-stream.blocking-read"
-            return bytes(call(self.program, "io/streams", name, stream, size))
+            return bytes(self._call("io/streams", name, stream, size))
         except Failed as failed:
             if failed.args[0] == ("closed", None):
                 return b""
             raise
 
     def connect(self, port: int) -> Any:
-        network = call(self.program, "sockets/instance-network", "instance-network")
-        made = call(self.program, "sockets/tcp-create-socket", "create-tcp-socket", "ipv4")
+        network = self._call("sockets/instance-network", "instance-network")
+        made = self._call("sockets/tcp-create-socket", "create-tcp-socket", "ipv4")
         address = ("ipv4", (port, (127, 0, 0, 1)))
         socket = "[method]tcp-socket"
-        call(self.program, "sockets/tcp", f"{socket}.start-connect", made, network, address)
-        pollable = call(self.program, "sockets/tcp", f"{socket}.subscribe", made)
-        call(self.program, "io/poll", "[method]pollable.block", pollable)
-        return call(self.program, "sockets/tcp", f"{socket}.finish-connect", made)
+        self._call("sockets/tcp", f"{socket}.start-connect", made, network, address)
+        pollable = self._call("sockets/tcp", f"{socket}.subscribe", made)
+        self._call("io/poll", "[method]pollable.block", pollable)
+        return self._call("sockets/tcp", f"{socket}.finish-connect", made)
 
     def send(self, connection: Any, data: bytes) -> None:
         self._write(connection[1], data)
@@ -504,15 +511,139 @@ class P2(Driver):
         return self._read(connection[0], size)
 
     def now(self) -> int:
-        time: int = call(self.program, "clocks/monotonic-clock", "now")
+        time: int = self._call("clocks/monotonic-clock", "now")
         return time
 
     def random(self, size: int) -> bytes:
-        return bytes(call(self.program, "random/random", "get-random-bytes", size))
+        return bytes(self._call("random/random", "get-random-bytes", size))
 
     def sleep(self, nanoseconds: int) -> None:
-        pollable = call(self.program, "clocks/monotonic-clock", "subscribe-duration", nanoseconds)
-        assert call(self.program, "io/poll", "poll", [pollable]) == [0]
+        pollable = self._call("clocks/monotonic-clock", "subscribe-duration", nanoseconds)
+        assert self._call("io/poll", "poll", [pollable]) == [0]
+
+
+class P3(P2):
+    """What is not a stream is called as in 0.2."""
+
+    def _call(self, interface: str, name: str, *args: Any) -> Any:
+        function = _INTERFACES_3[f"wasi:{interface}"].functions[name]
+        assert len(args) == len(function.type.params)
+        try:
+            result = function.call(self.program, *args)
+            return self._awaited(result) if function.is_coroutine else result
+        except Exception as error:
+            if function.errors is None:
+                raise
+            raise Failed(_word(function.errors(error))) from error
+
+    def _awaited(self, coroutine: Coroutine[Subscribe, None, Any]) -> Any:
+        """Run a function of the host that takes its time."""
+        while True:
+            called: list[bool] = []
+            try:
+                coroutine.send(None)(partial(called.append, True))
+            except StopIteration as end:
+                return end.value
+            while not called:
+                assert self.program.reactor.wait(block=True)
+
+    def _copied(self, shared: Shared, buffer: HostBuffer, *, reading: bool) -> int:
+        """Copy as a guest does that waits; returns the result of the copy."""
+        while (result := shared.ask(buffer, reading)) is None:
+            assert self.program.reactor.wait(block=True)
+        return result
+
+    def _all(self, stream: Shared, outcome: Shared, size: int = 1 << 16) -> Any:
+        """Read as much, or to the end; raises `Failed` if it went wrong."""
+        found: list[Any] = []
+        is_bytes = str(stream.type) == "u8"
+        while len(found) < size:
+            buffer = HostBuffer(is_bytes, size - len(found))
+            if self._copied(stream, buffer, reading=True) == DROPPED:
+                self._outcome(outcome)
+                break
+            buffer.turn()
+            found += buffer.read(buffer.remaining)
+        stream.drop()
+        return found
+
+    def _sent(self, data: bytes, send: Callable[[Shared], Shared]) -> int:
+        """Write all of it, and wait for how that went."""
+        stream = SharedStream(U8)
+        outcome = send(stream)
+        buffer = HostBuffer(True, len(data))
+        buffer.write(data)
+        buffer.turn()
+        while buffer.remaining:
+            if stream.dropped or self._copied(stream, buffer, reading=False) == DROPPED:
+                break
+        stream.drop()
+        self._outcome(outcome)
+        return buffer.progress
+
+    def _outcome(self, outcome: Shared) -> None:
+        buffer = HostBuffer(False, 1)
+        self._copied(outcome, buffer, reading=True)
+        buffer.turn()
+        ((label, error),) = buffer.read(1)
+        if label == "error":
+            raise Failed(_word(error))
+
+    def close(self, handle: Any) -> None:
+        handle.close()
+
+    def read(self, handle: Any, size: int, offset: int) -> bytes:
+        stream, outcome = self._method(handle, "read-via-stream", offset)
+        return bytes(self._all(stream, outcome, size))
+
+    def write(self, handle: Any, data: bytes, offset: int) -> int:
+        return self._sent(
+            data, lambda stream: self._method(handle, "write-via-stream", stream, offset)
+        )
+
+    def stat(self, directory: Any, path: str, *, follow: bool = False) -> tuple[str, int, int]:
+        kind, size, modified = super().stat(directory, path, follow=follow)
+        return _word(kind), size, modified
+
+    def names(self, directory: Any) -> set[str]:
+        stream, outcome = self._method(directory, "read-directory")
+        return {name for _, name in self._all(stream, outcome)}
+
+    def say(self, data: bytes) -> None:
+        self._sent(data, lambda stream: self._call("cli/stdout", "write-via-stream", stream))
+
+    def hear(self, size: int) -> bytes:
+        stream, _ = self._call("cli/stdin", "read-via-stream")
+        return self._some(stream, size)
+
+    def _some(self, stream: Shared, size: int) -> bytes:
+        buffer = HostBuffer(True, size)
+        self._copied(stream, buffer, reading=True)
+        buffer.turn()
+        return bytes(buffer.read(buffer.remaining))
+
+    def connect(self, port: int) -> Any:
+        made = self._call("sockets/types", "[static]tcp-socket.create", "ipv4")
+        address = ("ipv4", (port, (127, 0, 0, 1)))
+        self._call("sockets/types", "[method]tcp-socket.connect", made, address)
+        stream, _ = self._call("sockets/types", "[method]tcp-socket.receive", made)
+        return made, stream
+
+    def send(self, connection: Any, data: bytes) -> None:
+        made, _ = connection
+        name = "[method]tcp-socket.send"
+        self._sent(data, lambda stream: self._call("sockets/types", name, made, stream))
+
+    def receive(self, connection: Any, size: int) -> bytes:
+        return self._some(connection[1], size)
+
+    def sleep(self, nanoseconds: int) -> None:
+        self._call("clocks/monotonic-clock", "wait-for", nanoseconds)
+
+
+def _word(case: Any) -> Any:
+    """Return the label of a case that has nothing to it, or what is none."""
+    return case[0] if isinstance(case, tuple) and case[1] is None else case
 
 
 def _timestamp(time: int) -> tuple[str, tuple[int, int]]:
@@ -531,4 +662,4 @@ def no_descriptors_left() -> Iterator[None]:
             pass  # it was the listing's own
 
 
-DRIVERS: Final = {"preview1": Preview1, "p2": P2}
+DRIVERS: Final = {"preview1": Preview1, "p2": P2, "p3": P3}
