@@ -13,7 +13,7 @@ from shim.component.errors import Trap
 from shim.component.host import Function
 from shim.component.instance import ComponentInstance
 from shim.component.table import Handle
-from shim.component.tasks import Call, Callee, OnResolve, OnStart, Runtime
+from shim.component.tasks import Call, Callee, Lifted, OnResolve, OnStart, Runtime
 from shim.component.types import Result
 from shim.component.types.base import (
     MASK,
@@ -93,6 +93,8 @@ def lowered(
 ) -> Callable[..., Any]:
     """Return the core function by which the guest of an instance calls `callee`."""
     kind, instance = callee.type, context.instance
+    if isinstance(callee, Lifted) and _are_related(callee.context.instance, instance):
+        return _trap_on_entry
     most = MAX_FLAT_ASYNC_PARAMS if is_async else MAX_FLAT_PARAMS
     has_out = len(kind.flat_result) > (0 if is_async else 1)
 
@@ -134,6 +136,15 @@ def lowered(
         return subtask.state | subtask.number << 4
 
     return call
+
+
+def _are_related(callee: ComponentInstance, caller: ComponentInstance) -> bool:
+    """Tell whether one is nested in the other, or the same: neither may call the other one yet."""
+    return callee.is_within(caller) or caller.is_within(callee)
+
+
+def _trap_on_entry(*_: Any) -> None:
+    raise Trap("cannot enter component instance")
 
 
 def lowered_host(function: Function, context: Context, program: object) -> Callable[..., Any]:

@@ -33,7 +33,7 @@ class ComponentInstance:
 
     __slots__ = (
         "ancestors", "backpressure", "entering", "exclusive", "kept", "may_enter", "may_leave",
-        "table",
+        "table", "threads",
     )  # fmt: skip
 
     def __init__(self, parent: ComponentInstance | None = None) -> None:
@@ -42,12 +42,18 @@ class ComponentInstance:
         )
         """Itself, and those that it is nested in."""
         self.table = Table()
+        self.threads = Table()
+        """Those that have asked for their number."""
         self.may_enter = True
         self.may_leave = True
         self.backpressure = 0
         self.exclusive: Task | None = None
         self.entering: deque[Task] = deque()
         self.kept: list[Task] = []
+
+    def is_within(self, other: ComponentInstance) -> bool:
+        """Tell whether it is the other one, or nested in it."""
+        return other in self.ancestors
 
     def between(self, caller: ComponentInstance | None) -> list[ComponentInstance]:
         """Return those that a call from `caller` to here enters."""

@@ -15,6 +15,7 @@ from shim.component.errors import Trap
 from shim.component.instance import ComponentInstance
 from shim.component.streams import (
     BUSY,
+    CANCELLED,
     CANCELLING,
     COMPLETED,
     DONE,
@@ -32,7 +33,7 @@ from shim.component.streams import (
     check_type,
 )
 from shim.component.table import ErrorContext
-from shim.component.tasks import Runtime, Task
+from shim.component.tasks import Runtime, Task, admit
 from shim.component.types import STRING, Future, Resource, Stream, ValueType
 from shim.component.types.base import MASK, Context, same
 from shim.component.waitables import (
@@ -52,6 +53,15 @@ Core = Callable[..., Any]
 _BLOCKED: Final = 0xFFFFFFFF
 _MOST_BACKPRESSURE: Final = 1 << 16
 _PAIR: Final = struct.Struct("<II")
+_THREADS: Final = (
+    "thread.new-indirect",
+    "thread.resume-later",
+    "thread.suspend",
+    "thread.suspend-then-resume",
+    "thread.yield-then-resume",
+    "thread.suspend-then-promote",
+    "thread.yield-then-promote",
+)
 
 
 class Given(NamedTuple):
@@ -132,9 +142,9 @@ def _resource_drop(given: Given) -> Core:
             # A call like another one, which may find the owner at work.
             mark = runtime.enter(resource.owner, instance)
             if resource.drop is not None:
-                before, runtime.current = runtime.current, None
+                before = runtime.be_nobody()
                 resource.drop(handle.representation)
-                runtime.current = before
+                runtime.be(before)
             runtime.leave(mark)
 
     return resource_drop
@@ -150,12 +160,11 @@ def _task_return(given: Given) -> Core:
         task = _task(given)
         _leaving(given.instance)
         kind = task.function.type
-        if task.function.callback is None:
+        if not task.function.is_async:
             raise Trap("`task.return` is for functions that are lifted as async")
         if not same(kind.result, given.type):
             raise Trap(f"a task returns {given.type}, and its function {kind.result}")
-        lifted = task.function.context
-        if lifted.encoding != context.encoding or lifted.memory != context.memory:
+        if not context.lifts_like(task.function.context):
             raise Trap("a task returns with other options than its function has")
         task.resolve(kind.lift_result(task.context, flat, most=16))
 
@@ -166,7 +175,7 @@ def _task_cancel(given: Given) -> Core:
     def task_cancel() -> None:
         task = _task(given)
         _leaving(given.instance)
-        if task.function.callback is None:
+        if not task.function.is_async:
             raise Trap("`task.cancel` is for functions that are lifted as async")
         task.give_up()
 
@@ -210,8 +219,8 @@ def _backpressure_dec(given: Given) -> Core:
         if instance.backpressure == 0:
             raise Trap("backpressure counter underflow")
         instance.backpressure -= 1
-        if not instance.backpressure and instance.entering:
-            instance.entering[0].wake()
+        if not instance.backpressure:
+            admit(instance)
 
     return backpressure_dec
 
@@ -228,6 +237,27 @@ def _thread_yield(given: Given) -> Core:
         return int(cancellable and task is not None and task.take_cancellation())
 
     return thread_yield
+
+
+def _thread_index(given: Given) -> Core:
+    def thread_index() -> int:
+        _leaving(given.instance)
+        return _task(given).thread_index
+
+    return thread_index
+
+
+def _of_threads(name: str) -> Callable[[Given], Core]:
+    """Return what makes a function that a component may have, but not call."""
+
+    def make_refusal(given: Given) -> Core:
+        def refuse(*_: int) -> int:
+            _leaving(given.instance)
+            raise Trap(f"unsupported: `{name}`: a task has one thread here")
+
+        return refuse
+
+    return make_refusal
 
 
 # Waitables.
@@ -477,6 +507,7 @@ def _copy(given: Given, kind: type[End], code: int) -> Core:
 
 def _cancel_copy(given: Given, kind: type[End]) -> Core:
     instance, element, is_async = given.instance, _element(given), given.flag
+    is_stream = kind in (ReadableStream, WritableStream)
 
     def cancel_copy(number: int) -> int:
         _leaving(instance)
@@ -493,7 +524,11 @@ def _cancel_copy(given: Given, kind: type[End]) -> Core:
                 if is_async:
                     return _BLOCKED
                 _wait(given.runtime, end)
-        return end.take_event()[2]
+        result = end.take_event()[2]
+        if is_stream and result & 0xF == COMPLETED:
+            # It was over before, or in part: what counts is that it will not go on.
+            result |= CANCELLED
+        return result
 
     return cancel_copy
 
@@ -559,6 +594,8 @@ _INTRINSICS: Final[dict[str, Callable[[Given], Core]]] = {
     "backpressure.inc": _backpressure_inc,
     "backpressure.dec": _backpressure_dec,
     "thread.yield": _thread_yield,
+    "thread.index": _thread_index,
+    **{name: _of_threads(name) for name in _THREADS},
     "waitable-set.new": _waitable_set_new,
     "waitable-set.wait": _waitable_set_wait,
     "waitable-set.poll": _waitable_set_poll,

@@ -176,9 +176,9 @@ class Linker:
         call, runtime = self._call(item), self.runtime
 
         def realloc(*args: int) -> Any:
-            before, runtime.current = runtime.current, None
+            before = runtime.be_nobody()
             result = call(*args)
-            runtime.current = before
+            runtime.be(before)
             return result
 
         self._reallocs[item] = realloc
@@ -207,6 +207,7 @@ class Linker:
             self._context(options, lift.instance),
             post_return=self._optional(options.post_return),
             callback=self._optional(options.callback),
+            is_async=options.is_async,
         )
 
     def _optional(self, item: plan.Item | None) -> Callable[..., Any] | None:

@@ -76,7 +76,7 @@ class Runtime:
         self.current: Task | None = None
         """The task that the guest runs just now."""
         self.storage = [0, 0]
-        """Context slots before there is a task."""
+        """Context slots where there is no task: of start functions, `realloc`, destructors."""
         self.ready: deque[Task] = deque()
         self._entered: list[ComponentInstance] = []
 
@@ -96,6 +96,16 @@ class Runtime:
         for each in self._entered[mark:]:
             each.may_enter = True
         del self._entered[mark:]
+
+    def be_nobody(self) -> tuple[Task | None, list[int]]:
+        """Let the guest run in nobody's task; return who did before, for `be`."""
+        before = self.current, self.storage
+        self.current, self.storage = None, [0, 0]
+        return before
+
+    def be(self, before: tuple[Task | None, list[int]]) -> None:
+        """Let who ran before `be_nobody` go on."""
+        self.current, self.storage = before
 
     def run(self, until: Callable[[], bool]) -> None:
         """Run tasks until something is true. Raises Trap if it never will be."""
@@ -159,7 +169,7 @@ class Runtime:
 
 
 class _Suspended:
-    """A block in which nothing has been entered. A trap in it is the end of all."""
+    """A block in which nothing has been entered. After a trap nothing can be any more."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -167,15 +177,15 @@ class _Suspended:
     def __enter__(self) -> None:
         self._state = self._runtime.suspend()
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._runtime.resume(self._state)
+    def __exit__(self, *_: object) -> None:
+        self._runtime.resume(self._state)
 
 
 class Lifted:
     """A function that a component implements.
 
-    `core` is what implements it; what it returns, with a `callback`, is what it waits for.
+    `core` is what implements it. With a `callback` it returns what it waits for; if it `is_async`
+    without one, it returns nothing, and waits in the midst of it.
     """
 
     def __init__(
@@ -187,6 +197,7 @@ class Lifted:
         *,
         post_return: Callable[..., Any] | None = None,
         callback: Callable[[int, int, int], int] | None = None,
+        is_async: bool = False,
     ) -> None:
         self.runtime = runtime
         self.type = kind
@@ -194,6 +205,9 @@ class Lifted:
         self.context = context
         self.post_return = post_return
         self.callback = callback
+        self.is_async = is_async
+        self.is_exclusive = kind.is_async and (callback is not None or not is_async)
+        """Whether nothing else of the instance begins or goes on while its guest runs."""
 
     def start(
         self, caller: ComponentInstance | None, on_start: OnStart, on_resolve: OnResolve
@@ -213,6 +227,7 @@ class Task:
         "_event_of",
         "_on_resolve",
         "_on_start",
+        "_thread_index",
         "_waits",
         "_woken",
         "borrows",
@@ -236,8 +251,16 @@ class Task:
         self._event_of: WaitableSet | None = None
         """The set that its callback waits for; None if for nothing but its turn."""
         self.is_over = False
+        self._thread_index = 0
         self._waits = False
         self._woken = False
+
+    @property
+    def thread_index(self) -> int:
+        """The number of its thread in the instance."""
+        if not self._thread_index:
+            self._thread_index = self.instance.threads.add(self)
+        return self._thread_index
 
     def lend(self, handle: Handle) -> None:
         """Nothing: see `Scope.lend`, which is for who calls."""
@@ -247,17 +270,22 @@ class Task:
     def enter(self) -> None:
         """Begin, or wait until the instance wants more."""
         instance = self.instance
-        if self.function.type.is_async and (self._is_held_back() or instance.entering):
+        if self.function.type.is_async and (self.is_held_back or instance.entering):
             instance.entering.append(self)
         else:
             self._begin()
 
-    def _is_held_back(self) -> bool:
-        return self.instance.backpressure > 0 or self.instance.exclusive is not None
+    @property
+    def is_held_back(self) -> bool:
+        """Whether it may not begin yet."""
+        instance = self.instance
+        return instance.backpressure > 0 or (
+            self.function.is_exclusive and instance.exclusive is not None
+        )
 
     def _begin(self) -> None:
         function = self.function
-        if function.type.is_async:
+        if function.is_exclusive:
             self.instance.exclusive = self
         self.state = STARTED
         flat = function.type.lower_params(self.context, self._on_start())
@@ -265,12 +293,13 @@ class Task:
         if function.callback is not None:
             self._continue(returned)
             return
-        results = () if returned is None else (returned,)
-        self.resolve(function.type.lift_result(self.context, results))
-        if function.post_return is not None:
-            self.instance.may_leave = False
-            self._call(function.post_return, *results)
-            self.instance.may_leave = True
+        if not function.is_async:
+            results = () if returned is None else (returned,)
+            self.resolve(function.type.lift_result(self.context, results))
+            if function.post_return is not None:
+                self.instance.may_leave = False
+                self._call(function.post_return, *results)
+                self.instance.may_leave = True
         self._end()
 
     def _call(self, core: Callable[..., Any], *flat: Any) -> Any:
@@ -297,7 +326,7 @@ class Task:
             group.waiters.append(self)
             self._event_of = group
         elif code != _YIELD:
-            raise Trap(f"unsupported callback code {code}")
+            raise Trap(f"a callback returns {code}, which means nothing")
         self._waits = True
         if self.state == PENDING_CANCEL:
             self._deliver(cancelled=True)
@@ -321,13 +350,13 @@ class Task:
         instance, runtime = self.instance, self.function.runtime
         if self.state == INITIAL:
             # Its turn to begin: it was first of those that wait.
-            if self._is_held_back():
+            if self.is_held_back:
                 return False
             instance.entering.remove(self)
             mark = runtime.enter(instance, None)
             self._begin()
             runtime.leave(mark)
-            self._admit()
+            admit(instance)
             return True
         if not self._waits or not self._has_event():
             return False
@@ -359,17 +388,12 @@ class Task:
     def _release(self) -> None:
         """Let others of the instance run."""
         instance = self.instance
-        if self.function.type.is_async:
+        if instance.exclusive is self:
             instance.exclusive = None
         for task in instance.kept:
             task.wake()
         instance.kept.clear()
-        self._admit()
-
-    def _admit(self) -> None:
-        """Let the first one that waits to begin try it."""
-        if self.instance.entering:
-            self.instance.entering[0].wake()
+        admit(instance)
 
     # Ending.
 
@@ -397,6 +421,8 @@ class Task:
         if self.state != RESOLVED:
             raise Trap("async-lifted export failed to produce a result")
         self.is_over = True
+        if self._thread_index:
+            self.instance.threads.remove(self._thread_index)
         self._release()
 
     # Being cancelled.
@@ -409,7 +435,7 @@ class Task:
             self.state = CANCEL_DELIVERED
             self.give_up()
             self.is_over = True
-            self._admit()
+            admit(instance)
             return
         may = all(each.may_enter for each in instance.between(caller))
         if self._waits and instance.exclusive is None and may:
@@ -425,3 +451,11 @@ class Task:
             return False
         self.state = CANCEL_DELIVERED
         return True
+
+
+def admit(instance: ComponentInstance) -> None:
+    """Wake the first one, of those that wait to begin, who may."""
+    for task in instance.entering:
+        if not task.is_held_back:
+            task.wake()
+            break

@@ -2,7 +2,7 @@
 
 Binary.md, "Canonical Definitions". What follows a built-in's number is written as in the table:
 `t` a type's index, `r` a result, `o` options, `a` a flag for `async`, `c` one for `cancellable`,
-`m` a memory, `i` a context's slot.
+`m` a memory, `i` a context's slot, `f` a core function's type, `b` a core table.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ _BUILT_INS: Final = {
     0x23: ("waitable.join", ""),
     0x24: ("backpressure.inc", ""),
     0x25: ("backpressure.dec", ""),
+    0x26: ("thread.index", ""),
+    0x27: ("thread.new-indirect", "fb"),
+    0x28: ("thread.resume-later", ""),
+    0x29: ("thread.suspend", "c"),
+    0x2A: ("thread.suspend-then-resume", "c"),
+    0x2B: ("thread.yield-then-resume", "c"),
+    0x2C: ("thread.suspend-then-promote", "c"),
+    0x2D: ("thread.yield-then-promote", "c"),
 }
-_THREADS: Final = {
-    0x26: "thread.index",
-    0x27: "thread.new-indirect",
-    0x28: "thread.resume-later",
-    0x29: "thread.suspend",
-    0x2A: "thread.suspend-then-resume",
-    0x2B: "thread.yield-then-resume",
-    0x2C: "thread.suspend-then-promote",
-    0x2D: "thread.yield-then-promote",
+_SPAWNED: Final = {
     0x40: "thread.spawn-ref",
     0x41: "thread.spawn-indirect",
     0x42: "thread.available-parallelism",
@@ -88,8 +88,8 @@ def canonical(reader: Reader) -> Lift | Lower | BuiltIn:
     if kind == 1:
         reader.expect(0, "what is lowered, a function")
         return Lower(reader.number(), _options(reader))
-    if kind in _THREADS:
-        raise Unsupported(f"`{_THREADS[kind]}`: components have one thread here")
+    if kind in _SPAWNED:
+        raise Unsupported(f"`{_SPAWNED[kind]}`: components have one thread here")
     if kind not in _BUILT_INS:
         raise Flaw(f"{kind:#04x} is no canonical definition")
     name, operands = _BUILT_INS[kind]
@@ -126,6 +126,8 @@ _OPERANDS: Final[dict[str, Callable[[Reader], Any]]] = {
     "i": _slot,
     "a": lambda reader: reader.flag("`async`"),
     "c": lambda reader: reader.flag("`cancellable`"),
+    "f": Reader.number,
+    "b": Reader.number,
 }
 _FIELDS: Final = {
     "t": "type",
@@ -135,4 +137,6 @@ _FIELDS: Final = {
     "i": "number",
     "a": "flag",
     "c": "flag",
+    "f": "type",
+    "b": "table",
 }

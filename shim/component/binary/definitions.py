@@ -199,13 +199,17 @@ class Lower(_Read, frozen=True):
 
 
 class BuiltIn(_Read, frozen=True):
-    """A core function made of nothing. `type` is what it is about, `number` a context's slot."""
+    """A core function made of nothing. `type` is what it is about, `number` a context's slot.
+
+    For a new thread `type` is a core function's, which is in a core table.
+    """
 
     name: str
     type: Reference | None = None
     options: list[Option] = []
     flag: bool = False
     number: int = 0
+    table: int = -1
 
 
 class Import(_Read, frozen=True):

@@ -259,7 +259,7 @@ class Planner:
         if definition.name.startswith("resource."):
             assert isinstance(definition.type, int)
             resource = making.naming.numbers[making.scope.resource(definition.type).resource]
-        elif definition.type is not None:
+        elif definition.type is not None and not definition.name.startswith("thread."):
             value, _ = reference(making.scope, definition.type)
             kind = self._table.value(value, making.naming)
         return plan.BuiltIn(

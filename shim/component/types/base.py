@@ -6,6 +6,7 @@ are of 32 bits.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -57,6 +58,15 @@ class Context:
         other.view = self.view
         return other
 
+    def lifts_like(self, other: Context) -> bool:
+        """Tell whether core values mean the same there as here, as far as there is a memory."""
+        if self.encoding != other.encoding:
+            return False
+        if self.memory is None or self.memory is other.memory:
+            return True
+        # They may be two names of one memory.
+        return other.memory is not None and _address(self.memory()) == _address(other.memory())
+
     def reach(self, start: int, size: int, alignment: int = 1) -> memoryview:
         """Return a view of the memory in which this range lies. Raises Trap."""
         end = start + size
@@ -81,6 +91,10 @@ class Context:
         instance.may_leave = True
         self.reach(start, size, alignment)
         return start
+
+
+def _address(view: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(view)) if view else 0
 
 
 class ValueType:

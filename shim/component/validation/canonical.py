@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from shim.component.binary import definitions as binary
-from shim.component.binary.core import CoreFunction, Memory
+from shim.component.binary.core import CoreFunction, Memory, Table
 from shim.component.binary.reader import Flaw, Unsupported
 from shim.component.types import FunctionType, ValueType
 from shim.component.types.base import MAX_FLAT_ASYNC_PARAMS, MAX_FLAT_PARAMS
@@ -67,6 +67,14 @@ _SIGNATURES: Final = {
     "waitable.join": CoreFunction(("i32", "i32"), ()),
     "backpressure.inc": _NOTHING,
     "backpressure.dec": _NOTHING,
+    "thread.index": _RETURNS,
+    "thread.new-indirect": _FUTURE_COPY,
+    "thread.resume-later": _TAKES,
+    "thread.suspend": _RETURNS,
+    "thread.suspend-then-resume": _ANSWERS,
+    "thread.yield-then-resume": _ANSWERS,
+    "thread.suspend-then-promote": _ANSWERS,
+    "thread.yield-then-promote": _ANSWERS,
 }
 
 
@@ -143,8 +151,6 @@ def lift(scope: Scope, definition: binary.Lift) -> Function:
     chosen = options(scope, definition.options)
     chosen.allow("memory", "realloc", "post_return", "callback", "async")
     _check_async(chosen, kind)
-    if chosen.is_async and chosen.callback < 0:
-        raise Unsupported("an asynchronous lift without a `callback`: it would need a stack")
     core = kind.lifted(chosen.is_async, chosen.callback >= 0)
     _check_function(scope, "lift", definition.function, CoreFunction(*core))
     if chosen.post_return >= 0:
@@ -213,6 +219,8 @@ def built_in(scope: Scope, definition: binary.BuiltIn) -> CoreFunction:
         raise Flaw(f"`{name}` of slot {definition.number}: there are {_SLOTS}")
     elif area == "error-context":
         _check_error_context(verb, chosen)
+    elif name == "thread.new-indirect":
+        _check_thread(scope, _index(about), definition.table)
     return _SIGNATURES[name]
 
 
@@ -246,6 +254,14 @@ def _check_error_context(verb: str, chosen: Options) -> None:
     elif verb == "debug-message":
         chosen.allow("memory", "realloc")
         chosen.need("memory", "realloc")
+
+
+def _check_thread(scope: Scope, kind: int, index: int) -> None:
+    if scope.get("core type", kind) != _TAKES:
+        raise Flaw(f"core type {kind} is not that of a thread: one i32, and no result")
+    table: Table = scope.get("core table", index)
+    if table.element != "funcref" or table.limits.is_64:
+        raise Flaw(f"core table {index} is not of functions that start threads")
 
 
 def _task_return(scope: Scope, chosen: Options, about: binary.Reference | None) -> CoreFunction:

@@ -95,7 +95,6 @@ def test_refused_with_its_place(data: bytes, message: str) -> None:
         (b"\x09\x03\0\0\0", "unsupported component: section at 0x8: a start function"),
         (b"\x0c\x01\0", "unsupported component: section at 0x8: values"),
         (b"\x0a\x07\x01\0\x01a\x02\x01\x7d", "values cannot be imported or exported"),
-        (b"\x08\x03\x01\x26\0", "`thread.index`"),
         (b"\x08\x05\x01\x40\0\0\0", "`thread.spawn-ref`"),
         (b"\x08\x04\x01\x0a\x7e\0", "a context of i64"),
         (b"\x08\x06\x01\x01\0\0\x01\x09", "the canonical option `gc`"),

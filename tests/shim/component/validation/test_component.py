@@ -49,6 +49,12 @@ CORE = """
         (instance (instantiate $C (with "c" (component $E))))""",
         CORE + """(func (export "f") async (result u8)
             (canon lift (core func $c "returns") async (callback (core func $c "callback"))))""",
+        CORE + '(func (export "f") async (canon lift (core func $c "nothing") async))',
+        # what may be there as long as it is not called
+        """(core type $t (func (param i32))) (core module $M (table (export "t") 1 funcref))
+        (core instance $m (instantiate $M)) (alias core export $m "t" (core table $f))
+        (core func (canon thread.new-indirect $t (core table $f)))
+        (core func (canon thread.suspend)) (core func (canon thread.index))""",
     ],
 )  # fmt: skip
 def test_valid(text: str) -> None:
@@ -132,8 +138,20 @@ def test_valid(text: str) -> None:
             "the canonical option `async` for a function that is not",
         ),
         (
-            f'{CORE} (func async (canon lift (core func $c "nothing") async))',
-            "unsupported component: canon at",
+            f'{CORE} (func async (canon lift (core func $c "returns") async))',
+            "`lift`: [] -> [] expected, [] -> [i32] found",
+        ),
+        (
+            """(core type $t (func)) (core module $M (table (export "t") 1 funcref))
+            (core instance $m (instantiate $M)) (alias core export $m "t" (core table $f))
+            (core func (canon thread.new-indirect $t (core table $f)))""",
+            "core type 0 is not that of a thread",
+        ),
+        (
+            """(core type $t (func (param i32))) (core module $M (table (export "t") 1 externref))
+            (core instance $m (instantiate $M)) (alias core export $m "t" (core table $f))
+            (core func (canon thread.new-indirect $t (core table $f)))""",
+            "core table 0 is not of functions that start threads",
         ),
         (
             f"""{CORE} (func async (canon lift (core func $c "returns") async
