@@ -348,7 +348,7 @@ class UdpSocket(Socket):
     def connect(self, address: Sockaddr) -> None:
         """Send to one peer only, and receive from it only."""
         self._remote(address)
-        if self.peer is not None:  # a route through another interface takes a new beginning
+        if self.peer is not None:  # or the address would stay, by which there may be no route
             self.disconnect()
         self.sock.connect(address)
         self.peer = self.sock.getpeername()
@@ -358,9 +358,12 @@ class UdpSocket(Socket):
         """Send to anybody again."""
         if self.peer is None:
             raise failure(linux.ENOTCONN)
+        port = self.sock.getsockname()[1]
         if _connect(self.sock.fileno(), _UNSPEC, len(_UNSPEC)) < 0:
             raise failure(ctypes.get_errno())
         self.peer = None
+        if self.sock.getsockname()[1] != port:  # the kernel takes back what it has chosen itself
+            self.sock.bind(("", port))
 
     def remote_address(self) -> Sockaddr:
         """Return the peer's address."""
