@@ -21,6 +21,7 @@ from shim.engines.base import (
     trapped,
 )
 from shim.engines.base import Trap as CoreTrap
+from shim.wasi.p2.io import finish
 from shim.wasi.program import Program
 from shim.wasi.registry import REGISTRY
 
@@ -55,6 +56,7 @@ class Component:
         self._engine.with_stack(lambda: self._run(grants, function))
 
     def _run(self, grants: Grants, function: str) -> NoReturn:
+        message, result = "", None
         try:
             program = Program()
             grants.give(program)
@@ -65,11 +67,14 @@ class Component:
                 exports = exports[name]
             result = call(linker.runtime, exports)
         except CoreTrap as trap:
-            trapped(backtrace(str(trap), trap.frames))
+            message = backtrace(str(trap), trap.frames)
         except Trap as trap:
-            trapped(backtrace(str(trap), ()))
+            message = backtrace(str(trap), ())
         except BaseException as error:
-            trapped(internal_error(error))
+            message = internal_error(error)
+        finish()
+        if message:
+            trapped(message)
         os._exit(_FAILED if isinstance(result, tuple) and result[:1] == ("error",) else 0)
 
 
