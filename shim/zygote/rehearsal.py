@@ -151,11 +151,15 @@ def rehearse(run_directory: str) -> None:
             write_small(os.path.join(directory, "rootfs", f"{name}.wat"), text)
         write_small(os.path.join(directory, "config.toml"), _SETTINGS)
         os.mkfifo(os.path.join(directory, "stdout"))
-        _live(directory)  # which has the programs compiled
-        layout.pack(_functions_of(lambda: _live(directory)))
+        _live(directory, *_PROGRAMS)  # which has the programs compiled
+        # Those of a module's life together; what only a component's takes is behind them.
+        functions: dict[FunctionType, None] = {}
+        for name in _PROGRAMS:
+            functions |= dict.fromkeys(_functions_of(lambda name=name: _live(directory, name)))  # type: ignore[misc]
+        layout.pack(list(functions))
         # Twice, since some caches are filled by a second use.
         for _ in range(2):
-            _live(directory)
+            _live(directory, *reversed(_PROGRAMS))
     finally:
         os.chdir("/")
         for parent, directories, files in os.walk(directory, topdown=False):
@@ -193,8 +197,8 @@ def _functions_of(act: Callable[[], None]) -> list[FunctionType]:
     return sorted(filter(where, functions), key=lambda function: order.index(where(function)))
 
 
-def _live(directory: str) -> None:
-    for name in _PROGRAMS:
+def _live(directory: str, *programs: str) -> None:
+    for name in programs:
         write_small(os.path.join(directory, "config.json"), _CONFIG % name.encode())
         _rehearse_shim(directory)
     _rehearse_guest(directory)

@@ -43,7 +43,7 @@ def footprint(pid: int) -> Footprint:
 def bounds() -> tuple[Footprint, Footprint]:
     """For a shim and a guest of this interpreter."""
     if sys.version_info >= (3, 12):
-        return Footprint(590, 1200), Footprint(480, 1450)
+        return Footprint(590, 1200), Footprint(500, 1450)
     return Footprint(2030, 5200), Footprint(1520, 5900)
 
 
