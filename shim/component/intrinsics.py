@@ -163,7 +163,7 @@ def _task_return(given: Given) -> Core:
         if not task.function.is_async:
             raise Trap("`task.return` is for functions that are lifted as async")
         if not same(kind.result, given.type):
-            raise Trap(f"a task returns {given.type}, and its function {kind.result}")
+            raise Trap("a task returns another type than its function does")
         if not context.lifts_like(task.function.context):
             raise Trap("a task returns with other options than its function has")
         task.resolve(kind.lift_result(task.context, flat, most=16))

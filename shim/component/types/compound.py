@@ -157,7 +157,7 @@ class Variant(ValueType):
 
     def _case(self, index: int) -> ValueType | None:
         if index >= len(self.cases):
-            raise Trap(f"{index} is no case of {self}")
+            raise Trap(f"{index} is no case: there are {len(self.cases)}")
         return self.cases[index]
 
     def load(self, context: Context, start: int) -> Any:
