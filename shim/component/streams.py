@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from shim.component.errors import Trap
 from shim.component.types.base import Context, ValueType, same
-from shim.component.types.primitive import is_number
+from shim.component.types.primitive import Byte, is_number
 from shim.component.waitables import Waitable
 
 COMPLETED: Final = 0  # the results of a copy
@@ -151,6 +151,8 @@ class Shared:
         "_buffer", "_on_copy", "_on_done", "_pump", "_reading", "dropped", "sink", "source", "type",
     )  # fmt: skip
 
+    is_stream = True
+
     def __init__(self, kind: ValueType | None, source: Source | None = None) -> None:
         self.type = kind
         self.source = source
@@ -176,7 +178,7 @@ class Shared:
         """Let the host read, from now on."""
         self.sink = sink
         if self.source is not None:
-            self._pump = _Pump(self.source, sink, self.type)
+            self._pump = _Pump(self.source, sink, self.type, self.is_stream)
         self.resume()
         if self.dropped:
             sink.close()
@@ -265,6 +267,8 @@ class SharedFuture(Shared):
 
     __slots__ = ()
 
+    is_stream = False
+
     def _meet(self, buffer: Buffer, reading: bool, on_copy: OnCopy, on_done: OnDone) -> None:
         left = self._buffer
         assert left is not None
@@ -278,17 +282,19 @@ class SharedFuture(Shared):
 class _Pump:
     """Carries what the host writes to where the host reads, until one of them has enough."""
 
-    def __init__(self, source: Source, sink: Sink, kind: ValueType | None) -> None:
+    def __init__(self, source: Source, sink: Sink, kind: ValueType | None, is_stream: bool) -> None:
         self._source = source
         self._sink = sink
-        self._is_bytes = kind is not None and str(kind) == "u8"
+        self._is_stream = is_stream
+        self._is_bytes = isinstance(kind, Byte)
         self._full: HostBuffer | None = None
         self._over = False
 
     def run(self) -> None:
         while not self._over:
             if self._full is None:
-                buffer = HostBuffer(self._is_bytes, _PUMPED if self._is_bytes else _MANY)
+                most = _PUMPED if self._is_bytes else _MANY
+                buffer = HostBuffer(self._is_bytes, most if self._is_stream else 1)
                 result = self._source.give(buffer)
                 if result is None:
                     return
@@ -307,6 +313,9 @@ class _Pump:
                     self._source.close()
                     return
             self._full = None
+            if not self._is_stream:
+                self._over = True
+                self._sink.close()
 
 
 IDLE, BUSY, CANCELLING, DONE = range(4)
@@ -364,7 +373,7 @@ class WritableFuture(End):
 def check_type(end: End, kind: ValueType | None) -> None:
     """Raise Trap unless values of this type are copied there."""
     if not same(end.shared.type, kind):
-        raise Trap(f"an end for {end.shared.type} is used for {kind}")
+        raise Trap("the end of a stream or future is used for another type than it is of")
 
 
 class Promise:
