@@ -6,8 +6,9 @@ nowhere end in `PlanError`, and what a core function is made of is asked for aga
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, TypeVar
 
 from shim.component import intrinsics, plan
 from shim.component.calls import HostCallee, lowered, lowered_host
@@ -39,6 +40,8 @@ from shim.component.types import (
 from shim.component.types.base import Context
 from shim.engines.base import Extern, Instance, Module, Store
 
+_T = TypeVar("_T")
+
 Exports: TypeAlias = Mapping[str, "Callee | Exports | None"]
 """What can be called, by name; an instance is a mapping, and None what is something else."""
 
@@ -47,8 +50,28 @@ class PlanError(Exception):
     """A plan contradicts itself, or is for another host."""
 
 
+@contextmanager
+def _following() -> Iterator[None]:
+    """Raise PlanError for what a plan leads to that makes no sense."""
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise PlanError(f"the component's plan is unusable: {error!r}") from error
+    except RecursionError:
+        raise PlanError("the component's plan is unusable: it has no end") from None
+
+
+def _at(items: Sequence[_T], number: int) -> _T:
+    if number < 0:
+        raise IndexError(number)
+    return items[number]
+
+
 class Linker:
-    """Makes, of the parts of a plan, what they describe: each when it is first needed, once."""
+    """Makes, of the parts of a plan, what they describe: each when it is first needed, once.
+
+    Raises PlanError.
+    """
 
     def __init__(
         self,
@@ -66,10 +89,11 @@ class Linker:
         self._program = program
         self.runtime = Runtime(reactor)
         self._instances: list[ComponentInstance] = []
-        for parent in what.instances:
-            outer = None if parent < 0 else self._instances[parent]
-            self._instances.append(ComponentInstance(outer))
-        self._resources = [self._resource(each) for each in what.resources]
+        with _following():
+            for parent in what.instances:
+                outer = None if parent < 0 else self._instances[parent]
+                self._instances.append(ComponentInstance(outer))
+            self._resources = [self._resource(each) for each in what.resources]
         self._core: list[Instance] = []
         self._types: dict[int, ValueType] = {}
         self._function_types: dict[int, FunctionType] = {}
@@ -85,14 +109,13 @@ class Linker:
 
         Raises PlanError, ModuleError, and whatever ends a start function of theirs.
         """
-        try:
-            for step in self._plan.steps:
+        for step in self._plan.steps:
+            with _following():
                 imports = [self._extern(item) for item in step.imports]
-                module = self._modules[step.module]
-                self._core.append(self._store.instantiate(module, imports))
+                module = _at(self._modules, step.module)
+            self._core.append(self._store.instantiate(module, imports))
+        with _following():
             return self._exports(self._plan.exports)
-        except (IndexError, KeyError) as error:
-            raise PlanError(f"the component's plan is unusable: {error!r}") from error
 
     def _exports(self, exports: Mapping[str, plan.Exported]) -> Exports:
         found: dict[str, Callee | Exports | None] = {}
@@ -112,9 +135,9 @@ class Linker:
         found = self._externs.get(item)
         if found is None:
             if isinstance(item, plan.Export):
-                found = self._core[item.instance].extern(item.name)
+                found = _at(self._core, item.instance).extern(item.name)
             else:
-                signature = self._plan.functions[item.function]
+                signature = _at(self._plan.functions, item.function)
                 call = self._call(item)
                 found = self._store.function(signature.params, signature.results, call)
             self._externs[item] = found
@@ -125,11 +148,12 @@ class Linker:
         if isinstance(item, plan.Export):
             call = self._functions.get(item)
             if call is None:
-                call = self._functions[item] = self._core[item.instance].function(item.name)
+                core = _at(self._core, item.instance)
+                call = self._functions[item] = core.function(item.name)
             return call
         call = self._made.get(item.function)
         if call is None:
-            call = self._make(self._plan.functions[item.function].function)
+            call = self._make(_at(self._plan.functions, item.function).function)
             self._made[item.function] = call
         return call
 
@@ -156,7 +180,7 @@ class Linker:
     def _context(self, options: plan.Options, instance: int) -> Context:
         memory, realloc = options.memory, options.realloc
         return Context(
-            self._instances[instance],
+            _at(self._instances, instance),
             None if memory is None else self._memory(memory),
             None if realloc is None else self._realloc(realloc),
             options.encoding,
@@ -165,7 +189,7 @@ class Linker:
     def _memory(self, item: plan.Export) -> Callable[[], memoryview]:
         found = self._memories.get(item)
         if found is None:
-            found = self._memories[item] = self._core[item.instance].memory(item.name)
+            found = self._memories[item] = _at(self._core, item.instance).memory(item.name)
         return found
 
     def _realloc(self, item: plan.Item) -> Callable[..., Any]:
@@ -214,7 +238,7 @@ class Linker:
         return None if item is None else self._call(item)
 
     def _host_function(self, imported: int) -> Function:
-        wanted = self._plan.imports[imported]
+        wanted = _at(self._plan.imports, imported)
         interface = self._registry.find(wanted.interface)
         if interface is None or wanted.name not in interface.functions:
             raise PlanError(f"nobody provides `{wanted.interface}`, `{wanted.name}`")
@@ -228,7 +252,7 @@ class Linker:
             if interface is None or resource.name not in interface.resources:
                 raise PlanError(f"nobody provides `{resource.interface}`, `{resource.name}`")
             return interface.resources[resource.name]
-        owner, item = self._instances[resource.instance], resource.drop
+        owner, item = _at(self._instances, resource.instance), resource.drop
         return Resource("a resource of the component", self._late(item), owner)
 
     def _late(self, item: plan.Item | None) -> Callable[[int], None] | None:
@@ -245,7 +269,7 @@ class Linker:
     def _function_type(self, number: int) -> FunctionType:
         kind = self._function_types.get(number)
         if kind is None:
-            found = self._plan.function_types[number]
+            found = _at(self._plan.function_types, number)
             params = [
                 (name, self._type(each))
                 for name, each in zip(found.names, found.params, strict=True)
@@ -257,9 +281,9 @@ class Linker:
     def _type(self, number: int) -> ValueType:
         kind = self._types.get(number)
         if kind is None:
-            found = self._plan.types[number]
-            if any(part >= number for part in found.parts):
-                raise PlanError("the component's plan is unusable: a type is part of itself")
+            found = _at(self._plan.types, number)
+            if found.number < 0 or any(part >= number for part in found.parts):
+                raise PlanError("the component's plan is unusable: a type that cannot be")
             parts = [None if part < 0 else self._type(part) for part in found.parts]
             kind = self._types[number] = self._make_type(found, parts)
         return kind
@@ -268,7 +292,7 @@ class Linker:
         if found.kind in PRIMITIVES:
             return PRIMITIVES[found.kind]
         if found.kind in ("own", "borrow"):
-            resource = self._resources[found.number]
+            resource = _at(self._resources, found.number)
             return Own(resource) if found.kind == "own" else Borrow(resource)
         return _COMPOUND[found.kind](found, parts)
 
