@@ -8,9 +8,11 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 import termios
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.machinery import BuiltinImporter, FrozenImporter
 from typing import NamedTuple
 
 from oci.linux import Seccomp
@@ -71,6 +73,8 @@ def be_apart(kept: Sequence[int]) -> None:
     # Nobody looks into a guest, whatever user it becomes: it has been a copy of its shim.
     credentials.set_dumpable(False)
     credentials.set_pdeathsig(signal.SIGKILL)
+    # It will be in the image's root soon, where at our paths there is whatever the image likes.
+    sys.meta_path[:] = (BuiltinImporter, FrozenImporter)
     os.setsid()
     signals.exit_on(_ENDING)
     files.keep_only(kept)

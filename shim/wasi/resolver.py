@@ -22,6 +22,7 @@ from _socket import (
     socket,
 )
 from collections.abc import Iterator, Sequence
+from encodings.punycode import punycode_encode  # in a guest no codec can be loaded any more
 from typing import Final, NamedTuple
 
 _HOSTS: Final = "/etc/hosts"
@@ -55,6 +56,7 @@ _CODE: Final = 0x000F
 _NO_ERROR: Final = 0
 _NO_SUCH_NAME: Final = 3
 _LABELS: Final = 127  # of a name, which has at most 255 bytes
+_NAME: Final = 253  # letters of a name, without dots at its ends
 _PORT: Final = 53
 _UDP_MOST: Final = 512  # without EDNS
 
@@ -84,6 +86,20 @@ class _Config(NamedTuple):
     ndots: int
     timeout: int
     attempts: int
+
+
+def ascii_name(name: str) -> bytes:
+    """Return a name as the DNS has it: what of it is not ASCII in Punycode (RFC 3492).
+
+    Raises `NoSuchName` for one that is too long for that.
+    """
+    if len(name) > _NAME + 1:
+        raise NoSuchName
+    return b".".join([_ascii_label(label) for label in name.split(".")])
+
+
+def _ascii_label(label: str) -> bytes:
+    return label.encode() if label.isascii() else b"xn--" + punycode_encode(label.lower())
 
 
 def numeric(name: bytes, families: Sequence[int]) -> tuple[int, bytes] | None:
@@ -144,7 +160,7 @@ def resolve(name: bytes, families: Sequence[int]) -> Answer:
 
 def _is_name(name: bytes) -> bool:
     labels = name.removesuffix(b".").split(b".")
-    return len(name) <= 253 and name.isascii() and all(0 < len(label) <= 63 for label in labels)
+    return len(name) <= _NAME and name.isascii() and all(0 < len(label) <= 63 for label in labels)
 
 
 def _lines(path: str) -> Iterator[list[bytes]]:

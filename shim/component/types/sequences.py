@@ -5,6 +5,7 @@ In memory, and as core values, a pointer and a length; of a list of fixed length
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,6 +19,7 @@ _load_pair: Final = _PAIR.unpack_from
 _store_pair: Final = _PAIR.pack_into
 _UTF16: Final = 1 << 31
 """Marks the length of a string of latin1+utf16 that is UTF-16."""
+codecs.lookup("utf-16-le")  # which is kept: in a guest no codec can be loaded any more
 
 
 class _Referred(ValueType):

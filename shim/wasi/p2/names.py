@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6
 from collections.abc import Iterator
-from encodings.punycode import punycode_encode  # in a guest no codec can be loaded any more
 from typing import Final
 
 from shim.component.host import Interface
@@ -39,11 +38,6 @@ class AddressStream:
         self.addresses = addresses
 
 
-def _ascii(label: str) -> bytes:
-    """Return a label as the DNS has it: what of it is not ASCII in Punycode (RFC 3492)."""
-    return label.encode() if label.isascii() else b"xn--" + punycode_encode(label.lower())
-
-
 NAMES: Final = Interface("wasi:sockets/ip-name-lookup", "0.2", errors=_error)
 NAMES.use(POLL, "pollable")
 NAMES.use(NETWORK, "network", "error-code", "ip-address")
@@ -59,7 +53,7 @@ INTERFACES: Final = (NAMES,)
 def resolve_addresses(program: Program, network: Network, name: str) -> AddressStream:
     """Look a name up; an address in text is its own."""
     program.need_network()
-    plain = b".".join([_ascii(label) for label in name.split(".")])
+    plain = resolver.ascii_name(name)
     known = resolver.numeric(plain.strip(b"[]"), _FAMILIES)
     found = [known] if known else resolver.resolve(plain, _FAMILIES).addresses
     return AddressStream(iter([words.address(*one) for one in found]))

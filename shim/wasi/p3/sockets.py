@@ -96,8 +96,6 @@ def _name_error(error: Exception) -> Case:
         return "name-unresolvable", None
     if isinstance(error, resolver.TryAgain):
         return "temporary-resolver-failure", None
-    if isinstance(error, UnicodeError):
-        return "invalid-argument", None
     if isinstance(error, NotCapable):
         return "access-denied", None
     if isinstance(error, OSError):
@@ -350,9 +348,9 @@ _FAMILIES: Final = (AF_INET6, AF_INET)
 def resolve_addresses(program: Program, name: str) -> list[Address]:
     """Look a name up; an address in text is its own. All tasks wait for the answer."""
     program.need_network()
-    ascii_name = name.encode() if name.isascii() else name.encode("idna")
-    known = resolver.numeric(ascii_name.strip(b"[]"), _FAMILIES)
-    found = [known] if known else resolver.resolve(ascii_name, _FAMILIES).addresses
+    plain = resolver.ascii_name(name)
+    known = resolver.numeric(plain.strip(b"[]"), _FAMILIES)
+    found = [known] if known else resolver.resolve(plain, _FAMILIES).addresses
     if not found:
         raise failure(linux.ENOENT)
     return [words.address(*one) for one in found]
