@@ -336,7 +336,8 @@ class Task:
             self.wake()
 
     def _has_event(self) -> bool:
-        return self._event_of is None or self._event_of.has_event
+        group = self._event_of
+        return group is None or group.has_event or self.state == PENDING_CANCEL
 
     def wake(self) -> None:
         """Go on when nothing else runs, if there is a reason to."""
@@ -364,7 +365,7 @@ class Task:
             instance.kept.append(self)
             return False
         mark = runtime.enter(instance, None)
-        self._deliver()
+        self._deliver(cancelled=self.state == PENDING_CANCEL)
         runtime.leave(mark)
         return True
 
@@ -444,6 +445,8 @@ class Task:
             runtime.leave(mark)
         else:
             self.state = PENDING_CANCEL
+            if self._waits:
+                self.wake()
 
     def take_cancellation(self) -> bool:
         """Tell, once, whether it was cancelled."""
