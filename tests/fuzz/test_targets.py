@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-TARGETS = ("artifact", "component", "config", "dns", "engines", "task", "ttrpc", "wasi")
+TARGETS = (
+    "artifact",
+    "builtins",
+    "component",
+    "config",
+    "dns",
+    "engines",
+    "task",
+    "ttrpc",
+    "values",
+    "wasi",
+)
 SLOW = {"engines": 15}  # examples, of processes that compile; of the others it is 100
 
 
