@@ -8,6 +8,7 @@ from typing import Any
 
 from shim.component.errors import Trap
 from shim.component.types import (
+    MAX_FLAT,
     PRIMITIVES,
     STRING,
     Enum,
@@ -57,8 +58,14 @@ def fuzz(data: bytes) -> None:
     with suppress(Trap):
         context.reach(start, kind.size, kind.alignment)
         _check(kind, encoding, kind.load(context, start))
-    with suppress(Trap):
-        _check(kind, encoding, kind.lift(context, iter(flat)))
+    if _is_passed(kind):
+        with suppress(Trap):
+            _check(kind, encoding, kind.lift(context, iter(flat)))
+
+
+def _is_passed(kind: ValueType) -> bool:
+    """Tell whether a value is few enough core values; else it is passed in memory."""
+    return len(kind.flat) < MAX_FLAT
 
 
 def _check(kind: ValueType, encoding: str, value: Any) -> None:
@@ -66,7 +73,8 @@ def _check(kind: ValueType, encoding: str, value: Any) -> None:
     context = Memory(1 << 20, 1 << 16).context(encoding)
     expected = _told(value)
     assert _told(stored(context, kind, value)) == expected
-    assert _told(passed(context, kind, value)) == expected
+    if _is_passed(kind):
+        assert _told(passed(context, kind, value)) == expected
 
 
 def _told(value: Any) -> str:
