@@ -78,9 +78,11 @@ def _check(kind: ValueType, encoding: str, value: Any) -> None:
 
 
 def _told(value: Any) -> str:
-    """Return a value in words, bytes as a list, which they may be."""
-    if isinstance(value, (list, tuple, bytes, memoryview)):
+    """Return a value in words; those of a set have no order."""
+    if isinstance(value, (list, tuple)):
         return f"({', '.join(map(_told, value))})"
+    if isinstance(value, memoryview):
+        return repr(bytes(value))
     return repr(sorted(value) if isinstance(value, frozenset) else value)
 
 

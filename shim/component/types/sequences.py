@@ -13,6 +13,7 @@ from typing import Any, Final
 from shim.component.errors import Trap
 from shim.component.types.base import MASK, MAX_BYTES, MAX_FLAT, Context, Flat, ValueType
 from shim.component.types.compound import Tuple
+from shim.component.types.primitive import Byte
 
 _PAIR: Final = struct.Struct("<II")
 _load_pair: Final = _PAIR.unpack_from
@@ -168,8 +169,9 @@ class FixedList(ValueType):
     def store(self, context: Context, value: Sequence[Any], start: int) -> None:
         self.element.store_list(context, value, start)
 
-    def lift(self, context: Context, flat: Flat) -> list[Any]:
-        return [self.element.lift(context, flat) for _ in range(self.length)]
+    def lift(self, context: Context, flat: Flat) -> Any:
+        values = [self.element.lift(context, flat) for _ in range(self.length)]
+        return bytes(values) if isinstance(self.element, Byte) else values
 
     def lower(self, context: Context, value: Sequence[Any], flat: list[Any]) -> None:
         for each in value:
