@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.component_testsuite import FROZEN, Known, frozen, wasm_tools
 from tests.installed import ENGINES
 
+SUITE = os.environ.get("PYWASM_COMPONENT_MODEL", "")
 needs_wasm_tools = pytest.mark.skipif(
     wasm_tools() is None, reason="no `wasm-tools`, on PATH or as $WASM_TOOLS"
 )
@@ -79,6 +81,15 @@ def test_what_is_not_fails(tmp_path: Path) -> None:
         "own/broken.wast: wasm-tools: expected `)`",
         "1 passed, 4 failed",
     ]
+
+
+@needs_wasm_tools
+@pytest.mark.skipif(not SUITE, reason="no component-model as $PYWASM_COMPONENT_MODEL")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_public_suite(engine: str) -> None:
+    done = run(SUITE, "--engine", engine)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "passes now" not in done.stdout
 
 
 def test_bad_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
