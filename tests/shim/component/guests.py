@@ -40,8 +40,8 @@ def component(
 ) -> str:
     """Return a component whose `$run` has a core function's body: it leaves 0 for ok, 1 for error.
 
-    Memory up to 65536 is its own, what it is given lies above. `core` adds fields to the module,
-    `exports` are the component's.
+    Memory up to 65536 is its own, what it is given lies above, until `$reset`. `core` adds fields
+    to the module, `exports` are the component's.
     """
     lowered = list(functions)
     kept = '(memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))'
@@ -54,18 +54,22 @@ def component(
             (func (export "realloc") (param i32 i32 i32 i32) (result i32)
                 (global.get $next)
                 (global.set $next (i32.and (i32.const -8)
-                    (i32.add (i32.const 7) (i32.add (global.get $next) (local.get 3)))))))
+                    (i32.add (i32.const 7) (i32.add (global.get $next) (local.get 3))))))
+            (func (export "reset") (global.set $next (i32.const 65536))))
         (core instance $memory (instantiate $Memory))""",
         *(
             f'(core func ${each.label} (canon lower (func {each.instance} "{each.name}") {kept}))'
             for each in lowered
         ),
-        '(core module $Main (import "host" "memory" (memory 1))',
+        """(core module $Main
+            (import "host" "memory" (memory 1))
+            (import "host" "reset" (func $reset))""",
         *(f'(import "host" "{each.label}" (func ${each.label} {each.core}))' for each in lowered),
         core,
         f'(func (export "run") (result i32) {body}))',
         '(core instance $main (instantiate $Main (with "host" (instance',
-        '(export "memory" (memory $memory "memory"))',
+        """(export "memory" (memory $memory "memory"))
+        (export "reset" (func $memory "reset"))""",
         *(f'(export "{each.label}" (func ${each.label}))' for each in lowered),
         "))))",
         '(func $run (result (result)) (canon lift (core func $main "run")))',
