@@ -62,7 +62,7 @@ class Buffer:
     def read(self, count: int) -> Any:
         """Return the next values; bytes, a view of them."""
         if self.type is None:
-            values: Any = [None] * count
+            values: Any = range(count)  # of nothing, of which there may be much
         else:
             values = self.type.load_list(self._context, self._start, count)
         self.advance(count)

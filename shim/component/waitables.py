@@ -6,6 +6,7 @@ happens until then it tells, too.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
@@ -49,23 +50,26 @@ class Waitable:
         """Have an event, which `event` makes when it is delivered."""
         self._event = event
         if self.group is not None:
-            self.group.wake()
+            self.group.happen(self)
 
     def take_event(self) -> Event:
         """Deliver the event."""
         event, self._event = self._event, None
         assert event is not None
+        if self.group is not None:
+            del self.group.happened[self]
         return event()
 
     def join(self, group: WaitableSet | None) -> None:
         """Leave the set it is in for another one, or for none."""
         if self.group is not None:
-            del self.group.members[self]
+            self.group.members -= 1
+            self.group.happened.pop(self, None)
         self.group = group
         if group is not None:
-            group.members[self] = None
+            group.members += 1
             if self.has_event:
-                group.wake()
+                group.happen(self)
 
     def drop(self) -> None:
         """Be no more."""
@@ -73,28 +77,31 @@ class Waitable:
 
 
 class WaitableSet:
-    """Waitables of which a task wants to know whatever happens first."""
+    """Waitables of which a task wants to know whatever happens first.
 
-    __slots__ = ("members", "waiters")
+    `members` is how many they are. There may be many to which nothing happens for long, so those
+    with an event are kept apart, in the order in which they got it.
+    """
+
+    __slots__ = ("happened", "members", "waiters")
 
     def __init__(self) -> None:
-        self.members: dict[Waitable, None] = {}
+        self.members = 0
+        self.happened: OrderedDict[Waitable, None] = OrderedDict()
         self.waiters: list[Waiter] = []
 
     @property
     def has_event(self) -> bool:
         """Whether something has happened to one of them."""
-        return any(member.has_event for member in self.members)
+        return bool(self.happened)
 
     def take_event(self) -> Event:
-        """Deliver an event. Who had one goes to the end, so that all get their turn."""
-        member = next(member for member in self.members if member.has_event)
-        del self.members[member]
-        self.members[member] = None
-        return member.take_event()
+        """Deliver the event that has waited for longest."""
+        return next(iter(self.happened)).take_event()
 
-    def wake(self) -> None:
-        """Tell those who wait."""
+    def happen(self, member: Waitable) -> None:
+        """Know of a member's event, and tell those who wait."""
+        self.happened[member] = None
         for waiter in self.waiters:
             waiter.wake()
 
