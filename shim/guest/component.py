@@ -49,7 +49,10 @@ class Component:
 
     def check(self, function: str = START) -> None:
         """See `Module.check`."""
-        _entry(self._plan, function)
+        try:
+            _entry(self._plan, function)
+        except IndexError:
+            raise ModuleError("the component's plan is unusable: a number leads nowhere") from None
 
     def run(self, grants: Grants, function: str = START) -> NoReturn:
         """See `Module.run`. A function that returns an error ends with 1."""
@@ -70,6 +73,8 @@ class Component:
             message = backtrace(str(trap), trap.frames)
         except Trap as trap:
             message = backtrace(str(trap), ())
+        except RecursionError:  # calls between instances, or of destructors
+            message = backtrace("call stack exhausted", ())
         except BaseException as error:
             message = internal_error(error)
         finish()
@@ -109,9 +114,10 @@ def _entry(what: plan.Plan, function: str) -> Entry:
     return entry
 
 
-def _version(name: str) -> tuple[int, ...]:
+def _version(name: str) -> list[tuple[int, str]]:
+    """Return what versions are compared by: numbers of any length, without zeros in front."""
     numbers = name.partition("@")[2].partition("-")[0].split(".")
-    return tuple(int(number) for number in numbers if number.isdecimal())
+    return [(len(number), number) for number in numbers]
 
 
 def _no_run(what: plan.Plan) -> str:

@@ -58,7 +58,16 @@ class Reactor:
         """Call back at a moment of the monotonic clock, in ns; returns how to forget about it."""
         number = next(self._numbers)
         heapq.heappush(self._timers, (moment, number, callback))
-        return lambda: self._forgotten.add(number)
+
+        def forget() -> None:
+            self._forgotten.add(number)
+            if 2 * len(self._forgotten) > len(self._timers):
+                # Most limits of time are given up long before their moments come.
+                self._timers = [each for each in self._timers if each[1] not in self._forgotten]
+                heapq.heapify(self._timers)
+                self._forgotten.clear()
+
+        return forget
 
     def wait(self, block: bool) -> bool:
         """See `shim.component.tasks.Reactor.wait`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import weakref
 from collections.abc import Iterator
 from time import monotonic_ns
 
@@ -113,3 +114,25 @@ def test_what_is_awaited_yields_how_to_be_called_back(pipe: tuple[int, int]) -> 
     assert called == [True]
     with pytest.raises(StopIteration, match="done"):
         coroutine.send(None)
+
+
+def test_what_is_forgotten_is_not_kept() -> None:
+    reactor, called, alive = Reactor(), list[str](), weakref.WeakSet[Callback]()
+    soon = monotonic_ns()
+    reactor.at(soon, lambda: called.append("first"))
+    for _ in range(1000):
+        callback = Callback()
+        alive.add(callback)
+        reactor.at(soon + 10**15, callback)()
+    del callback
+    assert len(alive) < 10
+    reactor.at(soon, lambda: called.append("second"))
+    while len(called) < 2:
+        assert reactor.wait(block=True)
+    assert called == ["first", "second"]
+    assert not reactor.wait(block=False)
+
+
+class Callback:
+    def __call__(self) -> None:
+        raise AssertionError("it is forgotten")
