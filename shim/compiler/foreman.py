@@ -24,6 +24,7 @@ from typing import Final
 
 from shim.compiler import cgroup, process
 from shim.compiler.claims import Claim
+from shim.compiler.planner import PLANNER
 from shim.daemon.log import Logger
 from shim.engines.base import Compiler, ModuleError, TryAgainError
 from shim.engines.cache import Artifact, ArtifactCache
@@ -104,6 +105,8 @@ class Job:
     def _compile(self) -> Artifact:
         """Return the artifact, kept. Raises ModuleError, OSError as `Compilation.result`."""
         request = self._request
+        if request.engine == PLANNER.name:
+            PLANNER.prepare()
         limits = process.Limits().for_size(os.fstat(self._module).st_size)
         with ExitStack() as drafts:
             outputs = [os.memfd_create("artifact", os.MFD_CLOEXEC)]

@@ -5,15 +5,16 @@ Of the core modules it says where they are; engines compile them like any other 
 
 from __future__ import annotations
 
+import importlib
 from typing import Final
 
 from shim.component import plan
 from shim.component.parts import packed
-from shim.component.planning import plan_component
 from shim.engines.text import assembled
 from shim.wasi.registry import REGISTRY
 
 NAME: Final = "component"
+_PLANNING: Final = "shim.component.planning"
 
 
 class Planner:
@@ -30,9 +31,17 @@ class Planner:
         """See `Compiler.fingerprint`: a plan is for the interfaces that a host has."""
         return self._fingerprint
 
+    def prepare(self) -> None:
+        """Import what `compile` takes, which a compiler has no files to import from.
+
+        A foreman does: in the zygote it would be there for all, and most never need it.
+        """
+        importlib.import_module(_PLANNING)
+
     def compile(self, wasm: bytes | memoryview) -> bytes:
         """See `Compiler.compile`."""
-        return packed(plan_component(assembled(wasm, component=True), REGISTRY))
+        planning = importlib.import_module(_PLANNING)
+        return packed(planning.plan_component(assembled(wasm, component=True), REGISTRY))
 
 
 PLANNER: Final = Planner()

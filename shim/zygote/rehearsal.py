@@ -50,7 +50,7 @@ _CONFIG = b"""
   "ociVersion": "1.1.0",
   "process": {
     "user": {"uid": 0, "gid": 0, "additionalGids": [0]},
-    "args": ["/%s.wat"],
+    "args": ["/rehearsal.wat"],
     "env": ["PATH=/bin"],
     "cwd": "/",
     "capabilities": {"bounding": ["CAP_CHOWN"], "effective": ["CAP_CHOWN"]},
@@ -80,50 +80,6 @@ _MODULE = b"""
   (func (export "_start")
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))
 """
-_COMPONENT = b"""
-(component
-  (import "wasi:io/error@0.2.0" (instance $errors (export "error" (type (sub resource)))))
-  (alias export $errors "error" (type $error))
-  (import "wasi:io/streams@0.2.0" (instance $streams
-    (export "output-stream" (type $stream (sub resource)))
-    (alias outer 1 $error (type $outer-error))
-    (export "error" (type $error (eq $outer-error)))
-    (type $defined (variant (case "last-operation-failed" (own $error)) (case "closed")))
-    (export "stream-error" (type $stream-error (eq $defined)))
-    (export "[method]output-stream.blocking-write-and-flush" (func
-      (param "self" (borrow $stream))
-      (param "contents" (list u8))
-      (result (result (error $stream-error)))))))
-  (alias export $streams "output-stream" (type $stream))
-  (import "wasi:cli/stdout@0.2.0" (instance $stdout
-    (alias outer 1 $stream (type $outer-stream))
-    (export "output-stream" (type $stream (eq $outer-stream)))
-    (export "get-stdout" (func (result (own $stream))))))
-  (core module $memory (memory (export "memory") 1))
-  (core instance $memory (instantiate $memory))
-  (core func $get (canon lower (func $stdout "get-stdout")))
-  (core func $drop (canon resource.drop $stream))
-  (core func $write (canon lower
-    (func $streams "[method]output-stream.blocking-write-and-flush")
-    (memory (core memory $memory "memory"))))
-  (core module $main
-    (import "host" "memory" (memory 1))
-    (import "host" "get" (func $get (result i32)))
-    (import "host" "drop" (func $drop (param i32)))
-    (import "host" "write" (func $write (param i32 i32 i32 i32)))
-    (func (export "run") (result i32) (local $stream i32)
-      (call $write (local.tee $stream (call $get)) (i32.const 0) (i32.const 1) (i32.const 8))
-      (call $drop (local.get $stream))
-      (i32.const 0)))
-  (core instance $main (instantiate $main (with "host" (instance
-    (export "memory" (memory $memory "memory"))
-    (export "get" (func $get))
-    (export "drop" (func $drop))
-    (export "write" (func $write))))))
-  (func $run (result (result)) (canon lift (core func $main "run")))
-  (instance (export "wasi:cli/run@0.2.0") (export "run" (func $run))))
-"""
-_PROGRAMS = {"module": _MODULE, "component": _COMPONENT}
 _SETTINGS = b'engine = ""\n'
 _ID = "rehearsal"
 _CALLS = (
@@ -147,19 +103,15 @@ def rehearse(run_directory: str) -> None:
     os.mkdir(directory, 0o700)
     try:
         os.mkdir(os.path.join(directory, "rootfs"))
-        for name, text in _PROGRAMS.items():
-            write_small(os.path.join(directory, "rootfs", f"{name}.wat"), text)
+        write_small(os.path.join(directory, "rootfs", "rehearsal.wat"), _MODULE)
+        write_small(os.path.join(directory, "config.json"), _CONFIG)
         write_small(os.path.join(directory, "config.toml"), _SETTINGS)
         os.mkfifo(os.path.join(directory, "stdout"))
-        _live(directory, *_PROGRAMS)  # which has the programs compiled
-        # Those of a module's life together; what only a component's takes is behind them.
-        functions: dict[FunctionType, None] = {}
-        for name in _PROGRAMS:
-            functions |= dict.fromkeys(_functions_of(lambda name=name: _live(directory, name)))  # type: ignore[misc]
-        layout.pack(list(functions))
+        _live(directory)  # which has the module compiled
+        layout.pack(_functions_of(lambda: _live(directory)))
         # Twice, since some caches are filled by a second use.
         for _ in range(2):
-            _live(directory, *reversed(_PROGRAMS))
+            _live(directory)
     finally:
         os.chdir("/")
         for parent, directories, files in os.walk(directory, topdown=False):
@@ -197,10 +149,8 @@ def _functions_of(act: Callable[[], None]) -> list[FunctionType]:
     return sorted(filter(where, functions), key=lambda function: order.index(where(function)))
 
 
-def _live(directory: str, *programs: str) -> None:
-    for name in programs:
-        write_small(os.path.join(directory, "config.json"), _CONFIG % name.encode())
-        _rehearse_shim(directory)
+def _live(directory: str) -> None:
+    _rehearse_shim(directory)
     _rehearse_guest(directory)
 
 

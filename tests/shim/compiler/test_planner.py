@@ -25,7 +25,9 @@ TEXT = b"""(component
 
 
 def compiled(compiler: Compiler, wasm: bytes, part: Part | None = None, pages: int = 0) -> bytes:
-    """Have it compiled in a process; return the artifact."""
+    """Have it compiled in a process, as a foreman does; return the artifact."""
+    if compiler is PLANNER:
+        PLANNER.prepare()
     fd = module_file(wasm)
     try:
         outputs = [os.memfd_create("artifact")]
