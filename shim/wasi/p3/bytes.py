@@ -6,8 +6,11 @@ where the kernel has nothing, or no room, the reactor asks again later.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import sys
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -15,10 +18,11 @@ from typing import Any, Final
 from shim.component.streams import COMPLETED, DROPPED, AnyBuffer, Promise, Shared, SharedStream
 from shim.component.types import U8, ValueType
 from shim.wasi.descriptors import Descriptor
-from shim.wasi.filetypes import BLOCK_DEVICE, REGULAR_FILE
+from shim.wasi.filetypes import BLOCK_DEVICE, FIFO, REGULAR_FILE
 from shim.wasi.reactor import Reactor
 
 _FILES: Final = (REGULAR_FILE, BLOCK_DEVICE)
+_PAGE: Final = 4096  # what a pipe takes without blocking if it takes anything
 _FINE: Final = ("ok", None)
 
 
@@ -140,12 +144,23 @@ class Writing(_Bytes):
 
     def _write(self, fd: int, view: memoryview) -> int:
         if self.position is None:
-            return os.write(fd, view)
+            return os.write(fd, view[: self._room(fd)] if len(view) > _PAGE else view)
         if self.position < 0:
             return os.pwritev(fd, [view], 0, os.RWF_APPEND)
         count = os.pwrite(fd, view, self.position)
         self.position += count
         return count
+
+    def _room(self, fd: int) -> int:
+        """Return how many bytes can be written without waiting for who reads, now that some can."""
+        assert self._descriptor is not None
+        kind = self._descriptor.kind
+        if self._descriptor.nonblocking or kind in _FILES:
+            return sys.maxsize
+        # What else is in a pipe, the kernel does not tell: small pieces have a page each.
+        if kind == FIFO and not any(fcntl.ioctl(fd, termios.FIONREAD, bytes(4))):
+            return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+        return _PAGE
 
 
 def nothing(kind: ValueType) -> SharedStream:
