@@ -28,7 +28,7 @@ _MAGIC: Final = b"\0asm"
 _CORE: Final = b"\1\0\0\0"
 _COMPONENT: Final = b"\x0d\0\1\0"
 
-_COMPONENT_TEXT: Final = re.compile(rb"(?:\s|;;[^\n]*\n|\(;[^;]*;\))*\(\s*component\b")
+_COMPONENT_TEXT: Final = re.compile(rb"(?:\s|;;[^\n]*\n|\(;(?:[^;]|;(?!\)))*;\))*\(\s*component\b")
 
 _FRAMES: Final = 30  # of a backtrace; a stack overflow has tens of thousands
 
