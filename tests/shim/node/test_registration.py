@@ -300,7 +300,11 @@ def test_cri_o(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     shutil.copy(shutil.which("sleep") or "", program)
 
     def restart(_unit: str) -> None:
-        running.append(subprocess.Popen([program, "60"]))
+        child = subprocess.Popen([program, "60"])
+        running.append(child)
+        # The kernel closes what tells of an exec before it gives the process its new name.
+        while Path(f"/proc/{child.pid}/comm").read_text() != "crio\n":
+            time.sleep(0.001)
 
     running: list[subprocess.Popen[bytes]] = []
     monkeypatch.setattr(containerd, "restart", restart)
