@@ -43,6 +43,22 @@ def socket_error(error: Exception) -> str:
     raise error
 
 
+def declare_addresses(interface: Interface) -> None:
+    """Declare the types of addresses, which 0.3 has, too."""
+    interface.type("ip-address-family", "enum { ipv4, ipv6 }")
+    interface.type("ipv4-address", "tuple<u8, u8, u8, u8>")
+    interface.type("ipv6-address", "tuple<u16, u16, u16, u16, u16, u16, u16, u16>")
+    interface.type("ip-address", "variant { ipv4(ipv4-address), ipv6(ipv6-address) }")
+    interface.type("ipv4-socket-address", "record { port: u16, address: ipv4-address }")
+    interface.type(
+        "ipv6-socket-address",
+        "record { port: u16, flow-info: u32, address: ipv6-address, scope-id: u32 }",
+    )
+    interface.type(
+        "ip-socket-address", "variant { ipv4(ipv4-socket-address), ipv6(ipv6-socket-address) }"
+    )
+
+
 NETWORK: Final = Interface("wasi:sockets/network", "0.2")
 NETWORK.use(ERROR, "error")
 NETWORK.resource("network")
@@ -54,18 +70,7 @@ NETWORK.type(
     " connection-reset, connection-aborted, datagram-too-large, name-unresolvable,"
     " temporary-resolver-failure, permanent-resolver-failure }",
 )
-NETWORK.type("ip-address-family", "enum { ipv4, ipv6 }")
-NETWORK.type("ipv4-address", "tuple<u8, u8, u8, u8>")
-NETWORK.type("ipv6-address", "tuple<u16, u16, u16, u16, u16, u16, u16, u16>")
-NETWORK.type("ip-address", "variant { ipv4(ipv4-address), ipv6(ipv6-address) }")
-NETWORK.type("ipv4-socket-address", "record { port: u16, address: ipv4-address }")
-NETWORK.type(
-    "ipv6-socket-address",
-    "record { port: u16, flow-info: u32, address: ipv6-address, scope-id: u32 }",
-)
-NETWORK.type(
-    "ip-socket-address", "variant { ipv4(ipv4-socket-address), ipv6(ipv6-socket-address) }"
-)
+declare_addresses(NETWORK)
 
 INSTANCE_NETWORK: Final = Interface("wasi:sockets/instance-network", "0.2")
 INSTANCE_NETWORK.use(NETWORK, "network")

@@ -13,6 +13,7 @@ from shim.component.streams import COMPLETED, DROPPED, AnyBuffer, Promise, Share
 from shim.component.types import U8, Own
 from shim.wasi import resolver, sockets, words
 from shim.wasi.errors import NotCapable, failure
+from shim.wasi.p2.network import declare_addresses
 from shim.wasi.p2.options import BUFFERS, HOPS, KEEP_ALIVE, Option, declare
 from shim.wasi.p3.bytes import Reading, Writing, nothing
 from shim.wasi.p3.clocks import TYPES as CLOCKS
@@ -76,16 +77,7 @@ TYPES.type(
     " connection-broken, connection-reset, connection-aborted, datagram-too-large,"
     " other(option<string>) }",
 )
-TYPES.type("ip-address-family", "enum { ipv4, ipv6 }")
-TYPES.type("ipv4-address", "tuple<u8, u8, u8, u8>")
-TYPES.type("ipv6-address", "tuple<u16, u16, u16, u16, u16, u16, u16, u16>")
-TYPES.type("ip-address", "variant { ipv4(ipv4-address), ipv6(ipv6-address) }")
-TYPES.type("ipv4-socket-address", "record { port: u16, address: ipv4-address }")
-TYPES.type(
-    "ipv6-socket-address",
-    "record { port: u16, flow-info: u32, address: ipv6-address, scope-id: u32 }",
-)
-TYPES.type("ip-socket-address", "variant { ipv4(ipv4-socket-address), ipv6(ipv6-socket-address) }")
+declare_addresses(TYPES)
 _TCP: Final = Own(TYPES.resource("tcp-socket", TcpSocket.close))
 TYPES.resource("udp-socket", UdpSocket.close)
 _RESULT: Final = TYPES.parse("result<_, error-code>")
