@@ -23,6 +23,9 @@ _EXIT, _YIELD, _WAIT = range(3)  # what a callback returns
 
 INITIAL, STARTED, PENDING_CANCEL, CANCEL_DELIVERED, RESOLVED = range(5)  # states of a task
 
+_DEADLOCK = "deadlock: the component waits for what nobody is going to do"
+_NO_STACK = "deadlock: a call waits for what nobody is going to do, or only who waits for the call"
+
 OnStart: TypeAlias = Callable[[], Sequence[Any]]
 """Returns the arguments, when the callee is ready for them."""
 OnResolve: TypeAlias = Callable[[Any, bool], None]
@@ -107,14 +110,14 @@ class Runtime:
         """Let who ran before `be_nobody` go on."""
         self.current, self.storage = before
 
-    def run(self, until: Callable[[], bool]) -> None:
-        """Run tasks until something is true. Raises Trap if it never will be."""
+    def run(self, until: Callable[[], bool], otherwise: str = _DEADLOCK) -> None:
+        """Run tasks until something is true. Raises Trap, with these words, if it never will be."""
         while not until():
             # Also while tasks do nothing but yield the world goes on.
             if self._run_one():
                 self.reactor.wait(False)
             elif not self.reactor.wait(True):
-                raise Trap("deadlock: the component waits for what nobody is going to do")
+                raise Trap(otherwise)
 
     def _run_one(self, instance: ComponentInstance | None = None) -> bool:
         """Let a task go on whose turn it is, maybe only one of an instance."""
@@ -133,7 +136,7 @@ class Runtime:
         task = self.current
         with _Suspended(self):
             if task is not None and task.function.type.is_async:
-                self.run(until)
+                self.run(until, _NO_STACK)
                 return
             # Who calls another one, or what begins and ends an instance, expects it to return.
             while not until():

@@ -399,6 +399,18 @@ def test_who_is_synchronous_does_not_wait(guest: Guest) -> None:
         assert trap(work) == "cannot block a synchronous task before returning"
 
 
+def test_who_calls_does_not_go_on_before_the_call_returns(guest: Guest, caller: Guest) -> None:
+    r, w = future(guest)
+
+    def calls() -> int:
+        caller.lower(guest.lift(lambda: read(guest, r, is_async=False), is_async=False))()
+        write(guest, w)
+        return caller.finish()
+
+    message = trap(call, caller.runtime, caller.lift(calls, unreachable))
+    assert message.endswith("nobody is going to do, or only who waits for the call")
+
+
 def test_yielding_lets_others_run(guest: Guest, caller: Guest) -> None:
     steps: list[str] = []
 
