@@ -147,7 +147,9 @@ class Runner:
                 told = str(error)
             except (Trap, CoreTrap, ModuleError) as error:
                 told = f"{type(error).__name__}: {error}"
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # wasmer's wheels panic
                 told = f"internal: {type(error).__name__}: {error}"
             yield command["line"], told
 

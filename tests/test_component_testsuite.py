@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.component_testsuite import FROZEN, Known, frozen, wasm_tools
-from tests.installed import ENGINES
+from tests.installed import ENGINES, needs_libwasmer
 
 SUITE = os.environ.get("PYWASM_COMPONENT_MODEL", "")
 needs_wasm_tools = pytest.mark.skipif(
@@ -85,7 +85,7 @@ def test_what_is_not_fails(tmp_path: Path) -> None:
 
 @needs_wasm_tools
 @pytest.mark.skipif(not SUITE, reason="no component-model as $PYWASM_COMPONENT_MODEL")
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["wasmtime", pytest.param("wasmer", marks=needs_libwasmer)])
 def test_the_public_suite(engine: str) -> None:
     done = run(SUITE, "--engine", engine)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
