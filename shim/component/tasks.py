@@ -357,10 +357,10 @@ class Task:
             if self.is_held_back:
                 return False
             instance.entering.remove(self)
+            admit(instance)  # before it begins, for it may wait in the midst of that
             mark = runtime.enter(instance, None)
             self._begin()
             runtime.leave(mark)
-            admit(instance)
             return True
         if not self._waits or not self._has_event():
             return False

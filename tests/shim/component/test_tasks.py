@@ -310,6 +310,30 @@ def test_without_a_callback_a_task_keeps_nobody_out(guest: Guest, caller: Guest)
     assert steps == ["other", "goes on"]
 
 
+def test_who_waits_in_the_midst_does_not_keep_back_who_came_later(
+    guest: Guest, caller: Guest
+) -> None:
+    steps: list[str] = []
+    r, w = future(guest)
+
+    def waits() -> None:
+        read(guest, r, is_async=False)
+        steps.append("goes on")
+        guest.finish()
+
+    def other() -> None:
+        steps.append("other")
+        write(guest, w)
+        guest.finish()
+
+    guest("backpressure.inc")
+    for core in (waits, other):
+        assert caller.lower(guest.lift(core))() & 0xF == STARTING
+    guest("backpressure.dec")
+    guest.runtime.run(lambda: len(steps) == 2)
+    assert steps == ["other", "goes on"]
+
+
 def test_an_instance_is_not_entered_twice(guest: Guest, caller: Guest) -> None:
     """Not while it calls another one, nor by one that is nested in it."""
     back = guest.lift(unreachable, kind=FunctionType([]), is_async=False)
