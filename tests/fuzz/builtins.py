@@ -195,7 +195,11 @@ class _Guest:
         args = [number]
         if not verb.startswith("cancel"):
             args += [8 * source.number(), source.number() % 5][: 2 if end.shared.is_stream else 1]
-        self.built_in(f"{_word(kind)}.{verb}", type=kind, flag=flag)(*args)
+        before = end.state
+        try:
+            self.built_in(f"{_word(kind)}.{verb}", type=kind, flag=flag)(*args)
+        finally:
+            self.world.entered += end.state != before  # something was done
 
     def call(self, flag: bool) -> None:
         """Call a function with something of its type."""
