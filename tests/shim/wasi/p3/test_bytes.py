@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from time import monotonic_ns
 
 from shim.component.streams import COMPLETED, HostBuffer, SharedStream
 from shim.component.types import U8, Result
 from shim.wasi.descriptors import inherited
-from shim.wasi.p3.bytes import Writing
+from shim.wasi.p3.bytes import Reading, Writing
 from shim.wasi.reactor import Reactor
 from tests.shim.engines.conftest import in_child
 
@@ -37,3 +38,26 @@ def test_nobody_reads_yet(tmp_path: Path) -> None:
 
     assert in_child(work).status == 0
     os.close(pipe)
+
+
+def test_what_never_ends_lets_others_run() -> None:
+    zero, null = os.open("/dev/zero", os.O_RDONLY), os.open("/dev/null", os.O_WRONLY)
+
+    def work() -> None:
+        signal.alarm(10)
+        reactor, called = Reactor(), list[str]()
+        reading = Reading(reactor, inherited(zero), Result(None, None), repr)
+        writing = Writing(reactor, inherited(null), Result(None, None), repr)
+        writing.drain(reading.shared)
+        reactor.at(monotonic_ns(), lambda: called.append("timer"))
+        while not called:
+            assert reactor.wait(block=True)
+        for _ in range(5):
+            assert reactor.wait(block=True)
+        reading.close()
+        writing.close()
+        assert not reactor.wait(block=True)
+
+    assert in_child(work).status == 0
+    os.close(zero)
+    os.close(null)
