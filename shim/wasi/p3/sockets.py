@@ -6,6 +6,7 @@ import errno as linux
 import select
 from _socket import AF_INET, AF_INET6
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import Any, Final
 
 from shim.component.host import Interface
@@ -29,6 +30,10 @@ _ERRORS: Final = {
     linux.EDESTADDRREQ: "invalid-argument",
     linux.EAFNOSUPPORT: "invalid-argument",
 }
+_SCARCE: Final = (linux.EMFILE, linux.ENFILE, linux.ENOBUFS, linux.ENOMEM)
+_PATIENCE: Final = (
+    100_000_000  # ns until a connection is asked for again that there was no room for
+)
 
 
 def _error(error: Exception) -> Case:
@@ -214,8 +219,13 @@ class _Accepting:
                 return None
             except ConnectionAbortedError:
                 continue  # that one, not the listener
-            except OSError:
-                return DROPPED
+            except OSError as error:
+                if error.errno not in _SCARCE:
+                    return DROPPED
+                if self._forget is None:  # who has come waits until others have gone
+                    moment = monotonic_ns() + _PATIENCE
+                    self._forget = self._reactor.at(moment, self._resume)
+                return None
             buffer.write([accepted])
             return COMPLETED
 
