@@ -120,10 +120,10 @@ class Runtime:
                 raise Trap(otherwise)
 
     def _run_one(self, instance: ComponentInstance | None = None) -> bool:
-        """Let a task go on whose turn it is, maybe only one of an instance."""
+        """Let a task go on whose turn it is, maybe only one that an instance has begun."""
         for _ in range(len(self.ready)):
             task = self.ready.popleft()
-            if instance is not None and task.instance is not instance:
+            if instance is not None and (task.instance is not instance or task.state == INITIAL):
                 self.ready.append(task)
             elif task.go_on():
                 return True

@@ -395,18 +395,42 @@ def test_sets_and_what_is_in_them(guest: Guest) -> None:
     guest("waitable-set.drop", group)
 
 
-def test_events_of_a_set_take_turns(guest: Guest) -> None:
-    ends = [future(guest) for _ in range(3)]
+def test_events_of_a_set_come_in_their_order(guest: Guest) -> None:
+    ends = [future(guest) for _ in range(4)]
     group, _ = guest.waiting(*(r for r, _ in ends))
-    seen = []
-    for r, w in ends:
+    for r, _ in ends:
         read(guest, r)
+    # One has left before its event, one after it, and one comes back with it.
+    guest("waitable.join", ends[0][0], 0)
+    for _, w in reversed(ends):
         write(guest, w)
-    for _ in range(3):
-        guest("waitable-set.poll", group, 8)
+    guest("waitable.join", ends[1][0], 0)
+    guest("waitable.join", ends[0][0], group)
+    seen = []
+    while guest("waitable-set.poll", group, 8):
         seen.append(guest.memory.bytes[8])
-    assert seen == [r for r, _ in ends]
-    assert guest("waitable-set.poll", group, 8) == 0
+    assert seen == [ends[number][0] for number in (3, 2, 0)]
+    guest("waitable.join", ends[1][0], group)
+    assert guest("waitable-set.poll", group, 8) == FUTURE_READ
+
+
+def test_who_is_synchronous_has_nobody_begin(guest: Guest, caller: Guest) -> None:
+    begun: list[str] = []
+
+    def core() -> int:
+        begun.append("other")
+        return guest.finish()
+
+    guest("backpressure.inc")
+    caller.lower(guest.lift(core, unreachable))()
+    guest("backpressure.dec")
+
+    def yields() -> None:
+        guest("thread.yield")
+        assert begun == []
+
+    call(guest.runtime, guest.lift(yields, kind=FunctionType([]), is_async=False))
+    guest.runtime.run(lambda: begun == ["other"])
 
 
 def test_who_is_synchronous_does_not_wait(guest: Guest) -> None:
