@@ -18,6 +18,7 @@ from tests.integration.test_bad_input import one_line
 from tests.integration.test_control import cpu_time, pid_of
 from tests.integration.test_terminal import Person
 from tests.shim.component.guests import (
+    ERROR,
     HELLO,
     POLL,
     Lowered,
@@ -26,7 +27,7 @@ from tests.shim.component.guests import (
     standard,
 )
 from tests.shim.component.test_hostile import components_in_components, wide_modules
-from tests.shim.component.test_wasi import MONOTONIC, terminal
+from tests.shim.component.test_wasi import FILES, MONOTONIC, NETWORK, PREOPENS, sockets, terminal
 
 IMAGE = "localhost/components:1"
 
@@ -55,14 +56,33 @@ TERMINAL = saying(
     [*READ, Lowered("ask", "$asked", "get-terminal-stdin", "(param i32)")],
     core='(data (i32.const 2048) "at a terminal\\n")',
 )
-EXIT = component(
-    "(call $exit (i32.const 42)) unreachable",
-    [
-        """(import "wasi:cli/exit@0.2.0" (instance $exit
-            (export "exit-with-code" (func (param "status-code" u8)))))"""
-    ],
-    [Lowered("exit", "$exit", "exit-with-code", "(param i32)")],
+WITH_CODE = """(import "wasi:cli/exit@0.2.0" (instance $exit
+    (export "exit-with-code" (func (param "status-code" u8)))))"""
+EXITS = Lowered("exit", "$exit", "exit-with-code", "(param i32)")
+EXIT = component("(call $exit (i32.const 42)) unreachable", [WITH_CODE], [EXITS])
+CONNECTS = component(
+    "(call $create (i32.const 0) (i32.const 1024)) (i32.load8_u (i32.const 1024))",
+    [ERROR, POLL, NETWORK, sockets("tcp", "is-listening", "bool")],
+    [Lowered("create", "$creating", "create-tcp-socket", "(param i32 i32)")],
 )
+CREATES = component(
+    """(call $directories (i32.const 1024))
+    (call $open (i32.load (i32.load (i32.const 1024))) (i32.const 0) (i32.const 2048)
+        (i32.const 4) (i32.const 1) (i32.const 2) (i32.const 1024))
+    (if (i32.load8_u (i32.const 1024)) (then (call $exit (i32.load8_u (i32.const 1028)))))
+    (i32.const 0)""",
+    [FILES, PREOPENS, WITH_CODE],
+    [
+        Lowered("directories", "$preopens", "get-directories", "(param i32)"),
+        Lowered(
+            *("open", "$files", "[method]descriptor.open-at"),
+            "(param i32 i32 i32 i32 i32 i32 i32)",
+        ),
+        EXITS,
+    ],
+    core='(data (i32.const 2048) "made")',
+)
+READ_ONLY = 33  # its place among the error codes of wasi:filesystem
 WAITS = component(
     "(call $block (call $later (i64.const 3600000000000))) (i32.const 0)",
     [POLL, MONOTONIC],
@@ -80,6 +100,8 @@ TEXTS = {
     "cat": CAT,
     "terminal": TERMINAL,
     "exit": EXIT,
+    "connects": CONNECTS,
+    "creates": CREATES,
     "waits": WAITS,
     "spins": SPINS,
     "grows": GROWS,
@@ -215,6 +237,19 @@ def test_a_limit_of_memory(containerd: Containerd, engine: tuple[str, str]) -> N
     assert limited(102).returncode == 0
     assert limited(101).returncode == 1
     assert "memory" in one_line(limited(1))
+
+
+def test_the_network_may_be_off(containerd: Containerd, engine: tuple[str, str]) -> None:
+    for annotation, status in (("on", 0), ("off", 1)):
+        options = (*engine, "--annotation", f"dev.pywasm.network={annotation}")
+        done = containerd.run(PYWASM, IMAGE, "/connects.wat", options=options)
+        assert done.returncode == status
+
+
+def test_what_may_only_be_read(containerd: Containerd, engine: tuple[str, str]) -> None:
+    for options, status in ((engine, 0), ((*engine, "--read-only"), READ_ONLY)):
+        done = containerd.run(PYWASM, IMAGE, "/creates.wat", options=options)
+        assert done.returncode == status
 
 
 def test_a_pod(client: Client, containerd: Containerd) -> None:
