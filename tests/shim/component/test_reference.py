@@ -62,7 +62,9 @@ def reference(binary: bytes, directory: Path, stdin: bytes) -> Result:
     """Run a command by wasmtime alone."""
 
     def run() -> None:
-        engine = wasmtime.Engine()
+        settings = wasmtime.Config()
+        settings.parallel_compilation = False  # its threads would be those of before the fork
+        engine = wasmtime.Engine(settings)
         store = wasmtime.Store(engine)
         config = wasmtime.WasiConfig()
         config.argv = ["guest", *ARGS]
