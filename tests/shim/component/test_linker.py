@@ -20,6 +20,7 @@ from shim.engines.base import Engine, Module, ModuleError
 from shim.engines.base import Trap as CoreTrap
 from tests.installed import ENGINES
 from tests.shim.component.texts import assembled
+from tests.shim.engines.conftest import artifact
 
 HOST = Interface("a:b/c", "1")
 HOST.resource("thing", lambda thing: thing.clear())
@@ -109,7 +110,7 @@ def planned(text: str, engine: Engine) -> tuple[plan.Plan, list[Module]]:
     binary = assembled(text)
     what = plan_component(binary, REGISTRY)
     modules = [
-        engine.load(engine.compile(binary[module.offset : module.offset + module.length]))
+        engine.load(artifact(engine, binary[module.offset : module.offset + module.length]))
         for module in what.modules
     ]
     return what, modules

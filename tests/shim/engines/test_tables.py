@@ -8,6 +8,7 @@ from shim.engines import engines
 from shim.engines.base import Engine
 from shim.engines.tables import growable
 from shim.engines.text import assembled
+from tests.shim.engines.conftest import artifact
 
 CALLER = b"""(module
   (type (func (result i32)))
@@ -23,8 +24,8 @@ FILLER = b"""(module
 @pytest.mark.parametrize("limits", [b"2 2", b"2 3", b"2", b"127 127"])
 def test_what_others_put_in_is_called(engine: Engine, limits: bytes) -> None:
     store = engine.store()
-    caller = store.instantiate(engine.load(engine.compile(CALLER % limits)), [])
-    filler = engine.load(engine.compile(FILLER % limits))
+    caller = store.instantiate(engine.load(artifact(engine, CALLER % limits)), [])
+    filler = engine.load(artifact(engine, FILLER % limits))
     store.instantiate(filler, [caller.extern("table")])
     assert caller.function("call")() == 42
 
