@@ -33,7 +33,7 @@ from shim.component.streams import (
     check_type,
 )
 from shim.component.table import ErrorContext
-from shim.component.tasks import Runtime, Task, admit
+from shim.component.tasks import PENDING_CANCEL, Runtime, Task, admit
 from shim.component.types import STRING, Future, Resource, Stream, ValueType
 from shim.component.types.base import MASK, Context, same
 from shim.component.waitables import (
@@ -53,15 +53,6 @@ Core = Callable[..., Any]
 _BLOCKED: Final = 0xFFFFFFFF
 _MOST_BACKPRESSURE: Final = 1 << 16
 _PAIR: Final = struct.Struct("<II")
-_THREADS: Final = (
-    "thread.new-indirect",
-    "thread.resume-later",
-    "thread.suspend",
-    "thread.suspend-then-resume",
-    "thread.yield-then-resume",
-    "thread.suspend-then-promote",
-    "thread.yield-then-promote",
-)
 
 
 class Given(NamedTuple):
@@ -247,17 +238,69 @@ def _thread_index(given: Given) -> Core:
     return thread_index
 
 
-def _of_threads(name: str) -> Callable[[Given], Core]:
-    """Return what makes a function that a component may have, but not call."""
+def _thread_new_indirect(given: Given) -> Core:
+    def thread_new_indirect(*_: int) -> int:
+        _leaving(given.instance)
+        raise Trap("unsupported: `thread.new-indirect`: a task has one thread here")
 
-    def make_refusal(given: Given) -> Core:
-        def refuse(*_: int) -> int:
+    return thread_new_indirect
+
+
+def _suspended(given: Given, number: int) -> Task:
+    """Return the task whose thread it is. Raises Trap unless that is suspended."""
+    task: Task = given.instance.threads.get(number & MASK)
+    if not task.is_suspended:
+        raise Trap(f"thread {number & MASK} is not suspended")
+    return task
+
+
+def _thread_resume_later(given: Given) -> Core:
+    def thread_resume_later(number: int) -> None:
+        _leaving(given.instance)
+        _suspended(given, number).is_suspended = False
+
+    return thread_resume_later
+
+
+def _thread_suspend(given: Given) -> Core:
+    runtime, cancellable = given.runtime, given.flag
+
+    def thread_suspend() -> int:
+        _leaving(given.instance)
+        task = _task(given)
+        if cancellable and task.take_cancellation():
+            return 1
+        task.is_suspended = True
+        runtime.block(
+            lambda: not task.is_suspended or (cancellable and task.state == PENDING_CANCEL)
+        )
+        task.is_suspended = False
+        return int(cancellable and task.take_cancellation())
+
+    return thread_suspend
+
+
+def _switch(make_leave: Callable[[Given], Core], resumes: bool) -> Callable[[Given], Core]:
+    """Return what makes `thread.LEAVE-then-resume`, or `-then-promote`.
+
+    The other thread has its turn as soon as nothing lies above it on the stack.
+    """
+
+    def make_switch(given: Given) -> Core:
+        leave = make_leave(given)
+
+        def switch(number: int) -> int:
             _leaving(given.instance)
-            raise Trap(f"unsupported: `{name}`: a task has one thread here")
+            if resumes:
+                _suspended(given, number).is_suspended = False
+            else:
+                given.instance.threads.get(number & MASK)
+            told: int = leave()
+            return told
 
-        return refuse
+        return switch
 
-    return make_refusal
+    return make_switch
 
 
 # Waitables.
@@ -595,7 +638,13 @@ _INTRINSICS: Final[dict[str, Callable[[Given], Core]]] = {
     "backpressure.dec": _backpressure_dec,
     "thread.yield": _thread_yield,
     "thread.index": _thread_index,
-    **{name: _of_threads(name) for name in _THREADS},
+    "thread.new-indirect": _thread_new_indirect,
+    "thread.resume-later": _thread_resume_later,
+    "thread.suspend": _thread_suspend,
+    "thread.suspend-then-resume": _switch(_thread_suspend, resumes=True),
+    "thread.yield-then-resume": _switch(_thread_yield, resumes=True),
+    "thread.suspend-then-promote": _switch(_thread_suspend, resumes=False),
+    "thread.yield-then-promote": _switch(_thread_yield, resumes=False),
     "waitable-set.new": _waitable_set_new,
     "waitable-set.wait": _waitable_set_wait,
     "waitable-set.poll": _waitable_set_poll,

@@ -238,6 +238,7 @@ class Task:
         "function",
         "instance",
         "is_over",
+        "is_suspended",
         "state",
         "storage",
     )  # fmt: skip
@@ -254,6 +255,8 @@ class Task:
         self._event_of: WaitableSet | None = None
         """The set that its callback waits for; None if for nothing but its turn."""
         self.is_over = False
+        self.is_suspended = False
+        """Whether its thread waits for another one to say that it may go on."""
         self._thread_index = 0
         self._waits = False
         self._woken = False

@@ -518,12 +518,47 @@ def test_a_thread_has_a_number(guest: Guest) -> None:
         call(guest.runtime, guest.lift(core, unreachable))
     assert seen == [1, 1, 1, 1]
 
-    def suspends() -> int:
-        guest("thread.suspend")
-        return EXIT
 
-    message = trap(call, guest.runtime, guest.lift(suspends, unreachable))
-    assert message == "unsupported: `thread.suspend`: a task has one thread here"
+@pytest.mark.parametrize("how", ["resume-later", "yield-then-resume"])
+def test_a_thread_is_suspended_until_another_one_resumes_it(guest: Guest, how: str) -> None:
+    steps: list[str] = []
+
+    def waits() -> int:
+        assert guest("thread.index") == 1
+        return YIELD
+
+    def resumes(*_: int) -> int:
+        assert "unknown handle" in trap(guest, f"thread.{how}", 7)
+        assert "thread 1 is not suspended" in trap(guest, f"thread.{how}", 1)
+        guest(f"thread.{how}", 2)
+        assert "thread 2 is not suspended" in trap(guest, f"thread.{how}", 2)
+        steps.append("resumes")
+        return guest.finish()
+
+    def suspends() -> None:
+        assert guest("thread.index") == 2
+        assert guest("thread.suspend") == 0
+        steps.append("goes on")
+        guest.finish()
+
+    begin(guest.lift(waits, resumes))
+    assert begin(guest.lift(suspends)).is_over
+    assert steps == ["resumes", "goes on"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(NOTHING, "deadlock"), (FunctionType([]), "cannot block a synchronous task")],
+    ids=str,
+)
+def test_nobody_resumes_a_thread(guest: Guest, kind: FunctionType, message: str) -> None:
+    callee = guest.lift(lambda: guest("thread.suspend"), kind=kind, is_async=kind.is_async)
+    assert message in trap(call, guest.runtime, callee)
+
+
+def test_a_task_has_one_thread(guest: Guest) -> None:
+    message = trap(guest, "thread.new-indirect", 0, 0)
+    assert message == "unsupported: `thread.new-indirect`: a task has one thread here"
 
 
 # Subtasks.
