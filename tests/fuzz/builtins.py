@@ -28,8 +28,24 @@ SEEDS = [
 ]
 _DEPTH = 6
 _THINGS = (STRING, U8, U32, None)
-_NUMBERS = ["subtask.cancel", "subtask.drop", "waitable-set.drop", "resource.rep", "resource.drop"]
-_PLAIN = ["waitable-set.new", "task.cancel", "backpressure.inc", "backpressure.dec", "thread.yield"]
+_NUMBERS = [
+    "subtask.cancel",
+    "subtask.drop",
+    "waitable-set.drop",
+    "resource.rep",
+    "resource.drop",
+    "thread.resume-later",
+    "thread.yield-then-resume",
+]
+_PLAIN = [
+    "waitable-set.new",
+    "task.cancel",
+    "backpressure.inc",
+    "backpressure.dec",
+    "thread.yield",
+    "thread.index",
+    "thread.suspend",
+]
 
 
 class _World:
