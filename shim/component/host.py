@@ -21,11 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple, TypeVar
 
 from shim.component.types import (
-    PRIMITIVES,
-    STRING,
     Borrow,
     Enum,
-    ErrorContextType,
     FixedList,
     Flags,
     FunctionType,
@@ -42,13 +39,9 @@ from shim.component.types import (
     ValueType,
     Variant,
 )
+from shim.component.types.forms import NAMED
 
 _TOKENS: Final = re.compile(r"->|[%a-z0-9][a-z0-9-]*|[<>(){}:,_]", re.ASCII)
-_BUILT_IN: Final[dict[str, ValueType]] = {
-    **PRIMITIVES,
-    "string": STRING,
-    "error-context": ErrorContextType(),
-}
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -187,8 +180,8 @@ class _Parser:
 
     def _type(self) -> ValueType:
         word = self._next()
-        if word in _BUILT_IN:
-            return _BUILT_IN[word]
+        if word in NAMED:
+            return NAMED[word]
         compound = getattr(self, f"_{word}", None)
         if compound is not None:
             kind: ValueType = compound()

@@ -15,29 +15,9 @@ from shim.component.calls import HostCallee, lowered, lowered_host
 from shim.component.host import Function, Registry
 from shim.component.instance import ComponentInstance
 from shim.component.tasks import Callee, Lifted, Reactor, Runtime
-from shim.component.types import (
-    PRIMITIVES,
-    STRING,
-    Borrow,
-    Enum,
-    ErrorContextType,
-    FixedList,
-    Flags,
-    FunctionType,
-    Future,
-    List,
-    Map,
-    Option,
-    Own,
-    Record,
-    Resource,
-    Result,
-    Stream,
-    Tuple,
-    ValueType,
-    Variant,
-)
+from shim.component.types import FunctionType, Resource, ValueType
 from shim.component.types.base import Context
+from shim.component.types.forms import Form, build
 from shim.engines.base import Extern, Instance, Module, Store
 
 _T = TypeVar("_T")
@@ -284,36 +264,12 @@ class Linker:
             found = _at(self._plan.types, number)
             if found.number < 0 or any(part >= number for part in found.parts):
                 raise PlanError("the component's plan is unusable: a type that cannot be")
-            parts = [None if part < 0 else self._type(part) for part in found.parts]
-            kind = self._types[number] = self._make_type(found, parts)
+            parts = tuple([None if part < 0 else self._type(part) for part in found.parts])
+            is_handle = found.kind in ("own", "borrow")
+            resource = _at(self._resources, found.number) if is_handle else None
+            form = Form(found.kind, parts, tuple(found.labels), found.number, resource)
+            kind = self._types[number] = build(form)
         return kind
-
-    def _make_type(self, found: plan.Type, parts: Sequence[ValueType | None]) -> ValueType:
-        if found.kind in PRIMITIVES:
-            return PRIMITIVES[found.kind]
-        if found.kind in ("own", "borrow"):
-            resource = _at(self._resources, found.number)
-            return Own(resource) if found.kind == "own" else Borrow(resource)
-        return _COMPOUND[found.kind](found, parts)
-
-
-_COMPOUND: Mapping[str, Callable[[plan.Type, Sequence[Any]], ValueType]] = {
-    "string": lambda found, parts: STRING,
-    "error-context": lambda found, parts: ErrorContextType(),
-    "list": lambda found, parts: (
-        FixedList(parts[0], found.number) if found.number else List(parts[0])
-    ),
-    "map": lambda found, parts: Map(parts[0], parts[1]),
-    "record": lambda found, parts: Record(list(zip(found.labels, parts, strict=True))),
-    "variant": lambda found, parts: Variant(list(zip(found.labels, parts, strict=True))),
-    "tuple": lambda found, parts: Tuple(parts),
-    "option": lambda found, parts: Option(parts[0]),
-    "result": lambda found, parts: Result(parts[0], parts[1]),
-    "enum": lambda found, parts: Enum(found.labels),
-    "flags": lambda found, parts: Flags(found.labels),
-    "stream": lambda found, parts: Stream(parts[0]),
-    "future": lambda found, parts: Future(parts[0]),
-}
 
 
 def call(runtime: Runtime, callee: Callee, *args: Any) -> Any:

@@ -9,48 +9,17 @@ what written out would be too large is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from shim.component.binary.reader import Flaw
-from shim.component.types import (
-    PRIMITIVES,
-    STRING,
-    Borrow,
-    Enum,
-    ErrorContextType,
-    FixedList,
-    Flags,
-    Future,
-    List,
-    Map,
-    Option,
-    Own,
-    Record,
-    Resource,
-    Result,
-    Stream,
-    Tuple,
-    ValueType,
-    Variant,
-)
+from shim.component.types import ValueType
+from shim.component.types.forms import Form, build, form_of
 
 MAX_DEPTH: Final = 100
 MAX_LETTERS: Final = 1_000_000
 """Of a type as it is written. wasi:http's longest has some 2,000."""
 MAX_BYTES: Final = 1 << 28
 """Of a value in memory, if pointers had 64 bits (Binary.md, "Type Definitions")."""
-
-Parts: TypeAlias = "tuple[ValueType | None, ...]"
-
-
-class Form(NamedTuple):
-    """What a type is made of. `number` is the length of a list, or 0; words as in the plan."""
-
-    kind: str
-    parts: Parts = ()
-    labels: tuple[str, ...] = ()
-    number: int = 0
-    resource: Resource | None = None
 
 
 class _Facts(NamedTuple):
@@ -76,7 +45,7 @@ class Kinds:
         found = self._made.get(form)
         if found is None:
             facts = self._weighed(form)
-            found = _build(form)
+            found = build(form)
             self._made[form] = found
             self._facts[found] = facts
         return found
@@ -101,7 +70,7 @@ class Kinds:
         """Return the same type for one that was made elsewhere."""
         found = self._adopted.get(kind)
         if found is None:
-            form = _form_of(kind)
+            form = form_of(kind)
             parts = tuple(None if part is None else self.adopt(part) for part in form.parts)
             found = self._adopted[kind] = self.make(form._replace(parts=parts))
         return found
@@ -128,71 +97,6 @@ class Kinds:
             or (form.kind == "list" and not form.number)
             or (form.kind not in ("stream", "future") and any(part.has_pointer for part in parts)),
         )
-
-
-def _build(form: Form) -> ValueType:
-    kind = form.kind
-    parts: list[ValueType] = [part for part in form.parts if part is not None]
-    if kind in PRIMITIVES:
-        return PRIMITIVES[kind]
-    if kind == "string":
-        return STRING
-    if kind == "error-context":
-        return ErrorContextType()
-    if kind == "record":
-        return Record(list(zip(form.labels, parts, strict=True)))
-    if kind == "variant":
-        return Variant(list(zip(form.labels, form.parts, strict=True)))
-    if kind == "list":
-        return FixedList(parts[0], form.number) if form.number else List(parts[0])
-    if kind == "tuple":
-        return Tuple(parts)
-    if kind == "flags":
-        return Flags(form.labels)
-    if kind == "enum":
-        return Enum(form.labels)
-    if kind == "option":
-        return Option(parts[0])
-    if kind == "result":
-        return Result(form.parts[0], form.parts[1])
-    if kind == "map":
-        return Map(parts[0], parts[1])
-    if kind == "stream":
-        return Stream(form.parts[0])
-    if kind == "future":
-        return Future(form.parts[0])
-    assert form.resource is not None, kind
-    return Own(form.resource) if kind == "own" else Borrow(form.resource)
-
-
-def _form_of(kind: ValueType) -> Form:
-    if isinstance(kind, Map):
-        return Form("map", (kind.key, kind.value))
-    if isinstance(kind, List):
-        return Form("list", (kind.element,))
-    if isinstance(kind, FixedList):
-        return Form("list", (kind.element,), number=kind.length)
-    if isinstance(kind, Record):
-        return Form("record", kind.types, kind.labels)
-    if isinstance(kind, Tuple):
-        return Form("tuple", kind.types)
-    if isinstance(kind, Enum):
-        return Form("enum", labels=kind.labels)
-    if isinstance(kind, Option):
-        return Form("option", (kind.payload,))
-    if isinstance(kind, Result):
-        return Form("result", (kind.ok, kind.error))
-    if isinstance(kind, Variant):
-        return Form("variant", kind.cases, kind.labels)
-    if isinstance(kind, Flags):
-        return Form("flags", labels=kind.labels)
-    if isinstance(kind, Own):
-        return Form("own", resource=kind.resource)
-    if isinstance(kind, Borrow):
-        return Form("borrow", resource=kind.resource)
-    if isinstance(kind, (Stream, Future)):
-        return Form("stream" if isinstance(kind, Stream) else "future", (kind.element,))
-    return Form(str(kind))
 
 
 _SIZES: Final = {

@@ -8,6 +8,7 @@ from typing import Any, Final
 from shim.component.binary.definitions import Extern, Name
 from shim.component.binary.reader import Allowance, Flaw
 from shim.component.types import Resource
+from shim.component.types.forms import Form
 from shim.component.validation import names
 from shim.component.validation.entities import (
     Component,
@@ -19,7 +20,7 @@ from shim.component.validation.entities import (
     Type,
     Value,
 )
-from shim.component.validation.kinds import Form, Kinds
+from shim.component.validation.kinds import Kinds
 from shim.component.validation.matching import Substitution, Work
 from shim.component.validation.visibility import Visibility
 

@@ -11,6 +11,7 @@ from shim.component.binary import definitions as binary
 from shim.component.binary.core import MAX_VALUES, CoreFunction, ModuleShape, resolved
 from shim.component.binary.reader import Flaw, Unsupported
 from shim.component.types import FunctionType, Resource, ValueType
+from shim.component.types.forms import Form
 from shim.component.validation.entities import (
     Component,
     Entity,
@@ -20,7 +21,6 @@ from shim.component.validation.entities import (
     Type,
     Value,
 )
-from shim.component.validation.kinds import Form
 from shim.component.validation.names import check_labels
 from shim.component.validation.scope import COMPONENT_TYPE, INSTANCE_TYPE, Scope
 

@@ -7,7 +7,8 @@ import pytest
 from shim.component.binary.reader import Flaw
 from shim.component.host import Interface
 from shim.component.types import U8, Own, Resource, ValueType
-from shim.component.validation.kinds import MAX_BYTES, Form, Kinds
+from shim.component.types.forms import Form
+from shim.component.validation.kinds import MAX_BYTES, Kinds
 
 
 def test_equal_types_are_one() -> None:
