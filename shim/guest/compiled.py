@@ -91,14 +91,6 @@ class Compiled(NamedTuple):
         return self.engine.load(artifact.read())
 
 
-class _Refused(Exception):
-    """An engine's verdict."""
-
-    def __init__(self, reason: str, *, again: bool) -> None:
-        super().__init__(reason)
-        self.again = again
-
-
 class _Source:
     """An entrypoint, and whom to ask for what is made of it."""
 
@@ -123,7 +115,10 @@ class _Source:
         checked: bool = True,
         part: Part | None = None,
     ) -> Artifact:
-        """Return what the cache has, or has it made. Raises _Refused, EOFError."""
+        """Return what the cache has, or has it made.
+
+        Raises ModuleError, TryAgainError, EOFError.
+        """
         variant = compiler.fingerprint() + variant
         found: Artifact | Refusal | control.Refused | None
         found = self._cache.load(key(self._digest, variant))
@@ -135,8 +130,9 @@ class _Source:
             found = _ask(self._origin.channel, request, self._snapshot)
         if isinstance(found, Artifact):
             return found
-        again = isinstance(found, control.Refused) and found.again
-        raise _Refused(found.reason, again=again)
+        if isinstance(found, control.Refused) and found.again:
+            raise TryAgainError(found.reason)
+        raise ModuleError(found.reason)
 
 
 def compiled(origin: Origin, entrypoint: Found) -> Compiled:
@@ -153,30 +149,25 @@ def compiled(origin: Origin, entrypoint: Found) -> Compiled:
     kind = ModuleError
     with ExitStack() as closing:
         closing.callback(os.close, fd)
-        try:
-            component = _is_component(fd, path)
-        except ModuleError as error:
-            raise ModuleError(f"{path}: {error}") from None
-        source = _Source(origin, fd)
-        closing.callback(source.close)
         plan: Artifact | None = None
         parts: list[Part] | list[None] = [None]
-        if component:
-            try:
+        try:
+            component = _is_component(fd, path)
+            source = _Source(origin, fd)
+            closing.callback(source.close)
+            if component:
+                function = None
                 plan = source.get(PLANNER, "")
                 parts = parts_of(os.pread(plan.fd, PARTS_HEADER, 0))
-            except _Refused as refusal:
-                kind = TryAgainError if refusal.again else ModuleError
-                raise kind(f"{path}: {refusal}") from None
-            except ModuleError as error:
-                raise ModuleError(f"{path}: {error}") from None
-            function = None
+        except ModuleError as error:
+            raise type(error)(f"{path}: {error}") from None
         for engine in candidates(annotations.engine, preferred):
             try:
                 artifacts = _artifacts(source, origin, engine, function, parts)
-            except _Refused as refusal:
+            except ModuleError as refusal:
                 refusals[engine.name] = str(refusal)
-                kind = TryAgainError if refusal.again else kind
+                if isinstance(refusal, TryAgainError):
+                    kind = TryAgainError
             else:
                 reason = _reason(annotations.engine, preferred, engine, refusals)
                 return Compiled(path, engine, artifacts, plan, reason)
@@ -200,7 +191,7 @@ def _artifacts(
     function: str | None,
     parts: Sequence[Part | None],
 ) -> list[Artifact]:
-    """Get all that one engine makes of it. Raises _Refused, EOFError."""
+    """Get all that one engine makes of it. Raises ModuleError, TryAgainError, EOFError."""
     annotations = origin.annotations
     pages = annotations.memory_pages
     checked = annotations.engine not in origin.unsafe_engines
