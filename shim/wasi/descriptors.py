@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Final
 from shim.wasi import rights
 from shim.wasi.errors import NotCapable, failure
 from shim.wasi.filetypes import (
-    BLOCK_DEVICE,
     CHARACTER_DEVICE,
     DIRECTORY,
     FIFO,
-    REGULAR_FILE,
+    FILES,
     SOCKET_DGRAM,
     SOCKET_STREAM,
     UNKNOWN,
@@ -33,7 +32,7 @@ _RIGHTS: Final = {
     FIFO: rights.STREAM,
     UNKNOWN: rights.STREAM,
 }
-_SEEKABLE: Final = (DIRECTORY, REGULAR_FILE, BLOCK_DEVICE)  # lacks the right, not the ability
+_SEEKABLE: Final = (DIRECTORY, *FILES)  # lacks the right, not the ability
 _ACCESS: Final = {
     os.O_RDONLY: ~rights.FD_WRITE,
     os.O_WRONLY: ~rights.FD_READ,

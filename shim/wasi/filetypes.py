@@ -15,6 +15,9 @@ SOCKET_STREAM: Final = 6
 SYMBOLIC_LINK: Final = 7
 FIFO: Final = 8
 
+FILES: Final = (REGULAR_FILE, BLOCK_DEVICE)
+"""What bytes have positions in, and what is always ready."""
+
 # Whether a socket is one of datagrams, only the socket knows.
 FILETYPES: Final = {
     stat.S_IFBLK: BLOCK_DEVICE,

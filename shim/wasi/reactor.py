@@ -11,9 +11,9 @@ import itertools
 import select
 from collections.abc import Callable, Generator
 from time import monotonic_ns
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
-_DAY: Final = 86_400_000  # ms; poll(2) takes an int of them
+from shim.wasi.waiting import milliseconds
 
 Callback: TypeAlias = Callable[[], None]
 Subscribe: TypeAlias = Callable[[Callback], Callback]
@@ -77,9 +77,7 @@ class Reactor:
             return False
         timeout: int | None = None if block else 0
         if block and self._timers:
-            # Rounded up, so as not to wake before the time and spin until it has come.
-            left = -(-(self._timers[0][0] - monotonic_ns()) // 1_000_000)
-            timeout = min(max(left, 0), _DAY)
+            timeout = milliseconds(self._timers[0][0] - monotonic_ns())
         for fd, events in self._poll.poll(timeout):
             self._notify(fd, events)
         now = monotonic_ns()

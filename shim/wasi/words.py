@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno as linux
 import os
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Final, TypeAlias
 
-from shim.wasi import paths, rights
+from shim.wasi import paths, resolver, rights
 from shim.wasi.descriptors import Descriptor
 from shim.wasi.errors import NotCapable, failure
 from shim.wasi.files import Attributes
@@ -229,6 +230,17 @@ def address(number: int, packed: bytes) -> tuple[str, tuple[int, ...]]:
     if number == AF_INET:
         return "ipv4", tuple(packed)
     return "ipv6", _IPV6.unpack(packed)
+
+
+def addresses(name: str, families: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the `ip-address`es of a name; an address in text is its own.
+
+    Raises what `resolver.resolve` does.
+    """
+    plain = resolver.ascii_name(name)
+    known = resolver.numeric(plain.strip(b"[]"), families)
+    found = [known] if known else resolver.resolve(plain, families).addresses
+    return [address(*one) for one in found]
 
 
 def socket_address(sockaddr: Sockaddr) -> tuple[str, tuple[Any, ...]]:

@@ -13,7 +13,7 @@ from shim.wasi.descriptors import Descriptor
 from shim.wasi.directory_stream import DirectoryStream
 from shim.wasi.errors import NotCapable, failure
 from shim.wasi.files import Attributes
-from shim.wasi.filetypes import BLOCK_DEVICE, DIRECTORY, REGULAR_FILE
+from shim.wasi.filetypes import DIRECTORY, FILES
 from shim.wasi.p2.clocks import WALL
 from shim.wasi.p2.io import STREAMS, Error, InputStream, OutputStream
 from shim.wasi.program import Program
@@ -129,7 +129,7 @@ def _file(descriptor: Descriptor, right: int) -> Descriptor:
 
 def _position(descriptor: Descriptor, offset: int) -> int | None:
     """Return where in a descriptor to begin; None where it has no positions."""
-    return offset if descriptor.kind in (REGULAR_FILE, BLOCK_DEVICE) else None
+    return offset if descriptor.kind in FILES else None
 
 
 def readable(file: Descriptor, offset: int) -> int | None:

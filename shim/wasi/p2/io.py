@@ -19,15 +19,13 @@ from shim.component.errors import Trap
 from shim.component.host import Interface
 from shim.wasi.descriptors import Descriptor
 from shim.wasi.errors import failure
-from shim.wasi.filetypes import BLOCK_DEVICE, REGULAR_FILE
+from shim.wasi.filetypes import FILES
 from shim.wasi.program import Program
 from shim.wasi.waiting import wait
 
 _READ: Final = 1 << 16  # bytes returned at most
 _PERMIT: Final = 1 << 16  # bytes that may be written at a time
-_PAGE: Final = 4096  # what a pipe takes without blocking if it takes anything
 _ALWAYS: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
-_FILES: Final = (REGULAR_FILE, BLOCK_DEVICE)
 
 Interest: TypeAlias = "tuple[int, int] | int | None"
 """What to wait for: descriptor and events, or a moment on the monotonic clock; None is here."""
@@ -80,7 +78,7 @@ class _Stream:
 
     def _is_ready(self) -> bool:
         """Tell whether a transfer does not block. What has ended or failed counts as ready."""
-        if self.descriptor.kind in _FILES:
+        if self.descriptor.kind in FILES:
             return True
         poller = self._poller
         if poller is None:
@@ -90,7 +88,7 @@ class _Stream:
 
     def interest(self) -> Interest:
         """Return what there is to wait for before a transfer."""
-        if self.closed or self.descriptor.kind in _FILES:
+        if self.closed or self.descriptor.kind in FILES:
             return None
         return self.descriptor.fd, self.mask
 
@@ -202,13 +200,13 @@ class OutputStream(_Stream):
         """Write what can be; return how much it was. Closes the stream where it fails."""
         written, size = 0, len(data)
         descriptor = self.descriptor
-        whole = block or descriptor.nonblocking or descriptor.kind in _FILES
+        whole = block or descriptor.nonblocking or descriptor.kind in FILES
         try:
             while written < size:
                 if whole:
                     piece = data[written:] if written else data
                 elif not written or self._is_ready():
-                    piece = data[written : written + _PAGE]
+                    piece = data[written : written + select.PIPE_BUF]
                 else:
                     break
                 try:

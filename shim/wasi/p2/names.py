@@ -53,10 +53,7 @@ INTERFACES: Final = (NAMES,)
 def resolve_addresses(program: Program, network: Network, name: str) -> AddressStream:
     """Look a name up; an address in text is its own."""
     program.need_network()
-    plain = resolver.ascii_name(name)
-    known = resolver.numeric(plain.strip(b"[]"), _FAMILIES)
-    found = [known] if known else resolver.resolve(plain, _FAMILIES).addresses
-    return AddressStream(iter([words.address(*one) for one in found]))
+    return AddressStream(iter(words.addresses(name, _FAMILIES)))
 
 
 @NAMES.function(

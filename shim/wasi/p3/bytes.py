@@ -27,11 +27,9 @@ from shim.component.streams import (
 )
 from shim.component.types import U8, ValueType
 from shim.wasi.descriptors import Descriptor
-from shim.wasi.filetypes import BLOCK_DEVICE, FIFO, REGULAR_FILE
+from shim.wasi.filetypes import FIFO, FILES
 from shim.wasi.reactor import Reactor
 
-_FILES: Final = (REGULAR_FILE, BLOCK_DEVICE)
-_PAGE: Final = 4096  # what a pipe takes without blocking if it takes anything
 _TURN: Final = 1 << 20  # bytes that are carried at a time from one descriptor to another
 _FINE: Final = ("ok", None)
 
@@ -62,7 +60,7 @@ class _Bytes:
     def _is_ready(self, fd: int) -> bool:
         """Tell whether the kernel can be asked without having to wait; else it is told later."""
         assert self._descriptor is not None
-        if self._descriptor.kind in _FILES:
+        if self._descriptor.kind in FILES:
             return True
         poller = select.poll()
         poller.register(fd, self._mask)
@@ -169,7 +167,7 @@ class Writing(_Bytes):
 
     def _write(self, fd: int, view: memoryview) -> int:
         if self.position is None:
-            return os.write(fd, view[: self._room(fd)] if len(view) > _PAGE else view)
+            return os.write(fd, view[: self._room(fd)] if len(view) > select.PIPE_BUF else view)
         if self.position < 0:
             return os.pwritev(fd, [view], 0, os.RWF_APPEND)
         count = os.pwrite(fd, view, self.position)
@@ -180,12 +178,12 @@ class Writing(_Bytes):
         """Return how many bytes can be written without waiting for who reads, now that some can."""
         assert self._descriptor is not None
         kind = self._descriptor.kind
-        if self._descriptor.nonblocking or kind in _FILES:
+        if self._descriptor.nonblocking or kind in FILES:
             return sys.maxsize
         # What else is in a pipe, the kernel does not tell: small pieces have a page each.
         if kind == FIFO and not any(fcntl.ioctl(fd, termios.FIONREAD, bytes(4))):
             return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
-        return _PAGE
+        return select.PIPE_BUF
 
 
 def nothing(kind: ValueType) -> SharedStream:

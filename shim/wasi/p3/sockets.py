@@ -13,7 +13,7 @@ from shim.component.host import Interface
 from shim.component.streams import COMPLETED, DROPPED, AnyBuffer, Promise, Shared, SharedStream
 from shim.component.types import U8, Own
 from shim.wasi import resolver, sockets, words
-from shim.wasi.errors import NotCapable, failure
+from shim.wasi.errors import NotCapable
 from shim.wasi.p2.network import declare_addresses
 from shim.wasi.p2.options import BUFFERS, HOPS, KEEP_ALIVE, Option, declare
 from shim.wasi.p3.bytes import Reading, Writing, nothing
@@ -31,9 +31,8 @@ _ERRORS: Final = {
     linux.EAFNOSUPPORT: "invalid-argument",
 }
 _SCARCE: Final = (linux.EMFILE, linux.ENFILE, linux.ENOBUFS, linux.ENOMEM)
-_PATIENCE: Final = (
-    100_000_000  # ns until a connection is asked for again that there was no room for
-)
+_PATIENCE: Final = 100_000_000
+"""Nanoseconds until a connection is asked for again that there was no room for."""
 
 
 def _error(error: Exception) -> Case:
@@ -350,9 +349,4 @@ _FAMILIES: Final = (AF_INET6, AF_INET)
 def resolve_addresses(program: Program, name: str) -> list[Address]:
     """Look a name up; an address in text is its own. All tasks wait for the answer."""
     program.need_network()
-    plain = resolver.ascii_name(name)
-    known = resolver.numeric(plain.strip(b"[]"), _FAMILIES)
-    found = [known] if known else resolver.resolve(plain, _FAMILIES).addresses
-    if not found:
-        raise failure(linux.ENOENT)
-    return [words.address(*one) for one in found]
+    return words.addresses(name, _FAMILIES)
