@@ -156,6 +156,7 @@ def lowered_host(function: Function, context: Context, program: object) -> Calla
     call = bound(function, program)
     result = kind.result
     if len(kind.flat_params) > MAX_FLAT_PARAMS or result is None or len(kind.flat_result) <= 1:
+        spilt = len(kind.flat_result) > 1
 
         def calling(*flat: Any) -> Any:
             if not instance.may_leave:
@@ -163,7 +164,6 @@ def lowered_host(function: Function, context: Context, program: object) -> Calla
             value = call(*kind.lift_params(context, iter(flat)))
             return kind.lower_result(context, value, flat[-1] if spilt else None)
 
-        spilt = len(kind.flat_result) > 1
         return calling
 
     # The usual one, without a call that is not needed.
@@ -216,9 +216,8 @@ async def _told(coroutine: Coroutine[Subscribe, None, Any], errors: Any) -> Any:
 class HostCallee:
     """A function of the host that may take its time."""
 
-    def __init__(self, runtime: Runtime, function: Function, program: object) -> None:
+    def __init__(self, function: Function, program: object) -> None:
         self.type: FunctionType = function.type
-        self._runtime = runtime
         self._call = bound(function, program)
 
     def start(

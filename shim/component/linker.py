@@ -198,7 +198,7 @@ class Linker:
                 callee = self._lifted(self._plan.lifts[lifted])
             else:
                 function = self._host_function(imported)
-                callee = HostCallee(self.runtime, function, self._program)
+                callee = HostCallee(function, self._program)
             self._callees[place] = callee
         return callee
 

@@ -10,7 +10,8 @@ trap here, is what only an engine with several stacks could run.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
 from shim.component.errors import Trap
@@ -134,7 +135,7 @@ class Runtime:
         if until():
             return
         task = self.current
-        with _Suspended(self):
+        with self._suspended():
             if task is not None and task.function.type.is_async:
                 self.run(until, _NO_STACK)
                 return
@@ -149,39 +150,26 @@ class Runtime:
         if task is None:
             return
         only = None if task.function.type.is_async else task.instance
-        with _Suspended(self):
+        with self._suspended():
             if only is None:
                 self.reactor.wait(False)
             for _ in range(len(self.ready)):
                 if not self._run_one(only):
                     break
 
-    def suspend(self) -> tuple[Task | None, list[ComponentInstance]]:
-        """Leave all that has been entered, for a while."""
-        state = self.current, self._entered
+    @contextmanager
+    def _suspended(self) -> Iterator[None]:
+        """Leave all that has been entered, for a while. After a trap nothing can be any more."""
+        current, entered = self.current, self._entered
         self.current, self._entered = None, []
-        for each in state[1]:
+        for each in entered:
             each.may_enter = True
-        return state
-
-    def resume(self, state: tuple[Task | None, list[ComponentInstance]]) -> None:
-        """Be where `suspend` was called."""
-        self.current, self._entered = state
-        for each in self._entered:
-            each.may_enter = False
-
-
-class _Suspended:
-    """A block in which nothing has been entered. After a trap nothing can be any more."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def __enter__(self) -> None:
-        self._state = self._runtime.suspend()
-
-    def __exit__(self, *_: object) -> None:
-        self._runtime.resume(self._state)
+        try:
+            yield
+        finally:
+            self.current, self._entered = current, entered
+            for each in entered:
+                each.may_enter = False
 
 
 class Lifted:
@@ -241,7 +229,7 @@ class Task:
         "is_suspended",
         "state",
         "storage",
-    )  # fmt: skip
+    )
 
     def __init__(self, function: Lifted, on_start: OnStart, on_resolve: OnResolve) -> None:
         self.function = function

@@ -739,18 +739,18 @@ class Program:
         return number + 1
 
 
-def host(guest: Guest, program: Program) -> HostCallee:
+def host(program: Program) -> HostCallee:
     kind = FunctionType([("x", U8)], Option(U8), is_async=True)
 
     def slow(program: Program, number: int) -> Coroutine[Subscribe, None, int]:
         return program.slow(number)
 
-    return HostCallee(guest.runtime, Function(kind, slow, None, is_coroutine=True), program)
+    return HostCallee(Function(kind, slow, None, is_coroutine=True), program)
 
 
 def test_the_host_takes_its_time(caller: Guest) -> None:
     program = Program()
-    number = started(caller.lower(host(caller, program))(4, 64))
+    number = started(caller.lower(host(program))(4, 64))
     program.bell.ring()
     assert program.steps == ["once"]
     program.bell.ring()
@@ -760,7 +760,7 @@ def test_the_host_takes_its_time(caller: Guest) -> None:
 
 def test_a_call_to_the_host_is_cancelled(caller: Guest) -> None:
     program = Program()
-    number = started(caller.lower(host(caller, program))(4, 64))
+    number = started(caller.lower(host(program))(4, 64))
     program.bell.ring()
     assert cancel(caller, number) == CANCELLED_BEFORE_RETURNED
     assert program.steps == ["once", "over"]
@@ -784,7 +784,7 @@ class Ringing:
 def test_a_guest_waits_for_the_host(caller: Guest) -> None:
     program = Program()
     caller.runtime.reactor = Ringing(program.bell)
-    slow = caller.lower(host(caller, program), is_async=False)
+    slow = caller.lower(host(program), is_async=False)
 
     def core() -> int:
         slow(4, 64)
