@@ -88,6 +88,23 @@ def _task(given: Given) -> Task:
     return task
 
 
+def _cancelled(given: Given) -> bool:
+    """Tell, once, whether the task was cancelled; where the guest does not ask for it, never."""
+    task = given.runtime.current
+    return given.flag and task is not None and task.take_cancellation()
+
+
+def _block(given: Given, until: Callable[[], bool]) -> bool:
+    """Have the guest wait until something is true; tell whether it was cancelled instead."""
+    if _cancelled(given):
+        return True
+    cancellable, task = given.flag, given.runtime.current
+    given.runtime.block(
+        lambda: until() or (cancellable and task is not None and task.state == PENDING_CANCEL)
+    )
+    return _cancelled(given)
+
+
 # Resources.
 
 
@@ -217,15 +234,12 @@ def _backpressure_dec(given: Given) -> Core:
 
 
 def _thread_yield(given: Given) -> Core:
-    runtime, cancellable = given.runtime, given.flag
-
     def thread_yield() -> int:
         _leaving(given.instance)
-        task = runtime.current
-        if cancellable and task is not None and task.take_cancellation():
+        if _cancelled(given):
             return 1
-        runtime.yield_()
-        return int(cancellable and task is not None and task.take_cancellation())
+        given.runtime.yield_()
+        return int(_cancelled(given))
 
     return thread_yield
 
@@ -263,19 +277,13 @@ def _thread_resume_later(given: Given) -> Core:
 
 
 def _thread_suspend(given: Given) -> Core:
-    runtime, cancellable = given.runtime, given.flag
-
     def thread_suspend() -> int:
         _leaving(given.instance)
         task = _task(given)
-        if cancellable and task.take_cancellation():
-            return 1
         task.is_suspended = True
-        runtime.block(
-            lambda: not task.is_suspended or (cancellable and task.state == PENDING_CANCEL)
-        )
+        cancelled = _block(given, lambda: not task.is_suspended)
         task.is_suspended = False
-        return int(cancellable and task.take_cancellation())
+        return int(cancelled)
 
     return thread_suspend
 
@@ -338,23 +346,17 @@ def _store_event(context: Context, event: Event, start: int) -> int:
 
 
 def _waitable_set_wait(given: Given) -> Core:
-    instance, runtime, cancellable = given.instance, given.runtime, given.flag
+    instance = given.instance
 
     def waitable_set_wait(number: int, start: int) -> int:
         _leaving(instance)
         group = _waitable_set(instance, number)
-        task = runtime.current
-
-        def cancelled() -> bool:
-            return cancellable and task is not None and task.take_cancellation()
-
-        if cancelled():
-            return _store_event(given.context, (TASK_CANCELLED, 0, 0), start)
         waiting = _Sync()
         group.waiters.append(waiting)
-        runtime.block(lambda: group.has_event)
+        cancelled = _block(given, lambda: group.has_event)
         group.waiters.remove(waiting)
-        return _store_event(given.context, group.take_event(), start)
+        event = (TASK_CANCELLED, 0, 0) if cancelled else group.take_event()
+        return _store_event(given.context, event, start)
 
     return waitable_set_wait
 
@@ -367,14 +369,13 @@ class _Sync:
 
 
 def _waitable_set_poll(given: Given) -> Core:
-    instance, runtime, cancellable = given.instance, given.runtime, given.flag
+    instance, runtime = given.instance, given.runtime
 
     def waitable_set_poll(number: int, start: int) -> int:
         _leaving(instance)
         group = _waitable_set(instance, number)
-        task = runtime.current
         event: Event = (NONE, 0, 0)
-        if cancellable and task is not None and task.take_cancellation():
+        if _cancelled(given):
             event = (TASK_CANCELLED, 0, 0)
         else:
             if not group.has_event:
@@ -499,6 +500,7 @@ def _copy(given: Given, kind: type[End], code: int) -> Core:
     get = instance.table.get
 
     def copy(number: int, start: int, length: int = 1) -> int:
+        # As elsewhere, without calls that are not needed: so all bytes come and go.
         if not instance.may_leave:
             _leaving(instance)
         number &= MASK

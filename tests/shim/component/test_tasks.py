@@ -698,6 +698,30 @@ def test_who_cannot_be_entered_is_told_when_it_waits(guest: Guest, caller: Guest
     assert events == [CANCEL]
 
 
+@pytest.mark.parametrize("wait", ["waitable-set.wait", "thread.suspend"])
+def test_who_waits_in_the_midst_of_a_call_is_told(guest: Guest, caller: Guest, wait: str) -> None:
+    group, _ = guest.waiting()
+    args = (group, 96) if wait == "waitable-set.wait" else ()
+    told: list[int] = []
+
+    def core() -> None:
+        told.append(guest(wait, *args, flag=True))
+        guest("task.cancel")
+
+    guest("backpressure.inc")
+    number = caller.lower(guest.lift(core))() >> 4
+    guest("backpressure.dec")
+
+    def meanwhile(*_: int) -> int:
+        assert cancel(caller, number) == BLOCKED
+        return caller.finish()
+
+    begin(caller.lift(lambda: YIELD, meanwhile))
+    caller.runtime.run(lambda: caller.instance.table.get(number).has_event)
+    assert told == [CANCEL if args else 1]
+    assert caller.event(number) == (SUBTASK, number, CANCELLED_BEFORE_RETURNED)
+
+
 # Calls to the host.
 
 
