@@ -106,6 +106,26 @@ def guest_function(
     return call
 
 
+def window(
+    size: Callable[[], int], address: Callable[[], int], keep: object
+) -> Callable[[], memoryview]:
+    """Return what returns a view of all of a guest's memory, as long as it is then.
+
+    The memory must not move when it grows, and is there for as long as the object to `keep`.
+    """
+    view = memoryview(bytearray())
+
+    def fetched(_keep: object = keep) -> memoryview:
+        nonlocal view
+        length = size()
+        if length != len(view):
+            start = address()
+            view = MEMORY[start : start + length]
+        return view
+
+    return fetched
+
+
 def make_sure_of_room(calls: int = _CALLS) -> None:
     """Raise RecursionError where a host function that the guest calls could not do so.
 

@@ -20,7 +20,7 @@ from shim.engines import libwasmer
 from shim.engines.base import Extern, Module, ModuleError, Trap
 from shim.engines.interface import Interface
 from shim.engines.libwasmer import KINDS, OURS, SLOTS, Vec, WasmerError, made
-from shim.engines.slots import MEMORY, WORDS, guest_function, host_entry, make_sure_of_room
+from shim.engines.slots import MEMORY, WORDS, guest_function, host_entry, make_sure_of_room, window
 from shim.engines.wasmer_traps import told
 from shim.linux.libc import memory_move
 from shim.linux.messages import one_line
@@ -266,15 +266,6 @@ def fetch(memory: int, keep: object) -> Callable[[], memoryview]:
 
     It does not move when it grows: wasmer reserves address space for 4 GiB.
     """
-    view = memoryview(bytearray())
     pointer = ctypes.c_void_p(memory)
-
-    def fetched(_keep: object = keep) -> memoryview:
-        nonlocal view
-        size = libwasmer.memory_data_size(pointer)
-        if size != len(view):
-            address = libwasmer.memory_data(pointer)
-            view = memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
-        return view
-
-    return fetched
+    ask_size, ask_address = libwasmer.memory_data_size, libwasmer.memory_data
+    return window(partial(ask_size, pointer), partial(ask_address, pointer), keep)

@@ -19,7 +19,7 @@ from wasmtime import WasmtimeError
 from wasmtime import _ffi as ffi
 
 from shim.engines.base import Extern, Module, ModuleError, Trap
-from shim.engines.slots import guest_function, host_entry, make_sure_of_room
+from shim.engines.slots import guest_function, host_entry, make_sure_of_room, window
 from shim.engines.wasmtime_traps import cause, told
 from shim.engines.wasmtime_types import Types
 from shim.linux.messages import one_line
@@ -202,22 +202,9 @@ def fetch(store: wasmtime.Store, memory: ffi.wasmtime_memory_t) -> Callable[[], 
 
     The memory must not move when it grows: `Config.memory_may_move`.
     """
-    view = memoryview(bytearray())
     context, pointer = ctypes.c_void_p(context_of(store)), ctypes.pointer(memory)
-
-    def fetched() -> memoryview:
-        nonlocal view
-        size = _memory_size(context, pointer)
-        if size != len(view):
-            view = _view(store, memory, size)
-        return view
-
-    return fetched
-
-
-def _view(store: wasmtime.Store, memory: ffi.wasmtime_memory_t, size: int) -> memoryview:
-    address = _memory_data(ctypes.c_void_p(context_of(store)), ctypes.pointer(memory))
-    return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
+    size, address = (partial(ask, context, pointer) for ask in (_memory_size, _memory_data))
+    return window(size, address, store)
 
 
 def context_of(store: wasmtime.Store) -> int | None:
