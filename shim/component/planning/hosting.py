@@ -64,15 +64,10 @@ class Hosting:
         found = interface.functions.get(name)
         if found is None:
             raise Unfit(f"unknown import {import_}: nobody provides it")
-        wanted, has = self._hosts.function(kind), self._adopted(found.type)
+        wanted, has = self._hosts.function(kind), found.type.of_others(self._kinds.adopt)
         if not same_function(wanted, has):
             how = function_difference(self._kinds, wanted, has)
             raise Unfit(f"import {import_} is another one: {how}")
-
-    def _adopted(self, kind: FunctionType) -> FunctionType:
-        params = [(name, self._kinds.adopt(each)) for name, each in kind.params]
-        result = None if kind.result is None else self._kinds.adopt(kind.result)
-        return FunctionType(params, result, kind.is_async)
 
     def _resource(
         self, import_: str, interface: Interface, name: str, resource: Resource

@@ -208,6 +208,12 @@ class FunctionType:
         result = "" if self.result is None else f" -> {self.result}"
         return f"{'async ' * self.is_async}func({params}){result}"
 
+    def of_others(self, other: Callable[[ValueType], ValueType]) -> FunctionType:
+        """Return the same type made of what `other` returns for each value type."""
+        params = [(name, other(kind)) for name, kind in self.params]
+        result = None if self.result is None else other(self.result)
+        return FunctionType(params, result, self.is_async)
+
     def lowered(self, is_async: bool) -> Core:
         """Return the type of a core function that calls this one."""
         most = MAX_FLAT_ASYNC_PARAMS if is_async else MAX_FLAT_PARAMS

@@ -167,7 +167,8 @@ def lift(scope: Scope, definition: binary.Lift) -> Function:
 
 def lower(scope: Scope, definition: binary.Lower) -> CoreFunction:
     """Return the type of the core function that is made. Raises Flaw."""
-    kind = lowered(scope, definition)
+    function: Function = scope.get("func", definition.function)
+    kind = function.type
     chosen = options(scope, definition.options)
     chosen.allow("memory", "realloc", "async")
     _check_async(chosen, kind)
@@ -179,12 +180,6 @@ def lower(scope: Scope, definition: binary.Lower) -> CoreFunction:
     if _result_has_pointer(scope, kind.result):
         chosen.need("memory", "realloc")
     return CoreFunction(*kind.lowered(chosen.is_async))
-
-
-def lowered(scope: Scope, definition: binary.Lower) -> FunctionType:
-    """Return the type of the function that is lowered. Raises Flaw."""
-    found: Function = scope.get("func", definition.function)
-    return found.type
 
 
 def _check_async(chosen: Options, kind: FunctionType) -> None:
@@ -211,7 +206,7 @@ def built_in(scope: Scope, definition: binary.BuiltIn) -> CoreFunction:
         if verb != "drop" and resource not in scope.local:
             raise Flaw(f"`{name}` of a resource that is not defined by the component itself")
     elif area in ("stream", "future"):
-        element = element_of(scope, area, _index(about))
+        element = _element_of(scope, area, _index(about))
         _check_copy(scope, verb, chosen, element)
     elif name == "task.return":
         return _task_return(scope, chosen, about)
@@ -229,8 +224,8 @@ def _index(about: binary.Reference | None) -> int:
     return about
 
 
-def element_of(scope: Scope, kind: str, index: int) -> ValueType | None:
-    """Return what a stream or a future is of. Raises Flaw where it is neither."""
+def _element_of(scope: Scope, kind: str, index: int) -> ValueType | None:
+    """Return what a stream or a future is of."""
     form = scope.kinds.form(scope.value(index).kind)
     if form.kind != kind:
         raise Flaw(f"type {index} is not of a {kind}")

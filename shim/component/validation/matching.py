@@ -86,9 +86,7 @@ class Substitution:
     def function(self, kind: FunctionType) -> FunctionType:
         """Return the same function's type with other resources."""
         self._work.take(1 + len(kind.params))
-        params = [(name, self.kind(each)) for name, each in kind.params]
-        result = None if kind.result is None else self.kind(kind.result)
-        return FunctionType(params, result, kind.is_async)
+        return kind.of_others(self.kind)
 
     def entity(self, entity: Entity) -> Entity:
         """Return the same import or export with other resources."""
