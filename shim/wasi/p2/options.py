@@ -1,4 +1,4 @@
-"""wasi:sockets: the options of sockets, which 0.3 has, too (library; runs in the guest)."""
+"""wasi:sockets: options and addresses of sockets, which 0.3 has, too (library; in the guest)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from shim.component.host import Interface
-from shim.wasi import sockets
+from shim.wasi import sockets, words
 from shim.wasi.program import Program
 
 
@@ -19,13 +19,40 @@ class Option(NamedTuple):
     set: Callable[[Any, Any], None]
 
 
+Address = tuple[str, tuple[Any, ...]]
+
+
+def local_address(program: Program, holder: Any) -> Address:
+    """Return the socket's own address."""
+    return words.socket_address(holder.socket.local_address())
+
+
+def remote_address(program: Program, holder: Any) -> Address:
+    """Return the peer's address."""
+    return words.socket_address(holder.socket.remote_address())
+
+
+def address_family(program: Program, holder: Any) -> str:
+    """Return the family."""
+    return words.family(holder.socket.family)
+
+
 def declare(
     interface: Interface, resource: str, options: tuple[Option, ...], prefix: str = ""
 ) -> None:
-    """Declare the two functions of each option. The resource has its socket as `socket`.
+    """Declare what asks for addresses, and the two functions of each option.
 
-    `prefix` is what the name of the one that asks begins with.
+    The resource has its socket as `socket`. `prefix` is what the name of a function that asks
+    begins with.
     """
+    for name, result, ask in (
+        ("local-address", "result<ip-socket-address, error-code>", local_address),
+        ("remote-address", "result<ip-socket-address, error-code>", remote_address),
+        ("address-family", "ip-address-family", address_family),
+    ):
+        interface.function(
+            f"[method]{resource}.{prefix}{name}", f"func(self: borrow<{resource}>) -> {result}"
+        )(ask)
     for option in options:
 
         def get(program: Program, holder: Any, option: Option = option) -> Any:

@@ -10,7 +10,7 @@ import errno as linux
 import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from shim.component.host import Interface
 from shim.wasi import sockets, words
@@ -18,11 +18,9 @@ from shim.wasi.errors import failure
 from shim.wasi.p2.clocks import MONOTONIC
 from shim.wasi.p2.io import POLL, STREAMS, InputStream, Interest, OutputStream, Pollable
 from shim.wasi.p2.network import NETWORK, Network, NotInProgress, socket_error
-from shim.wasi.p2.options import BUFFERS, HOPS, KEEP_ALIVE, Option, declare
+from shim.wasi.p2.options import BUFFERS, HOPS, KEEP_ALIVE, Address, Option, declare
 from shim.wasi.program import Program
 from shim.wasi.waiting import wait
-
-Address = tuple[str, tuple[Any, ...]]
 
 
 class TcpSocket:
@@ -187,36 +185,10 @@ def accept(program: Program, tcp: TcpSocket) -> tuple[TcpSocket, InputStream, Ou
     return (accepted, *accepted.connected())
 
 
-@TCP.function(
-    "[method]tcp-socket.local-address",
-    "func(self: borrow<tcp-socket>) -> result<ip-socket-address, error-code>",
-)
-def local_address(program: Program, tcp: TcpSocket) -> Address:
-    """Return the socket's own address."""
-    return words.socket_address(tcp.socket.local_address())
-
-
-@TCP.function(
-    "[method]tcp-socket.remote-address",
-    "func(self: borrow<tcp-socket>) -> result<ip-socket-address, error-code>",
-)
-def remote_address(program: Program, tcp: TcpSocket) -> Address:
-    """Return the peer's address."""
-    return words.socket_address(tcp.socket.remote_address())
-
-
 @TCP.function("[method]tcp-socket.is-listening", "func(self: borrow<tcp-socket>) -> bool")
 def is_listening(program: Program, tcp: TcpSocket) -> bool:
     """Tell whether it accepts connections."""
     return tcp.socket.state == "listening"
-
-
-@TCP.function(
-    "[method]tcp-socket.address-family", "func(self: borrow<tcp-socket>) -> ip-address-family"
-)
-def address_family(program: Program, tcp: TcpSocket) -> str:
-    """Return the family."""
-    return words.family(tcp.socket.family)
 
 
 @TCP.function("[method]tcp-socket.subscribe", "func(self: borrow<tcp-socket>) -> pollable")

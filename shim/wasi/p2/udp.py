@@ -12,8 +12,7 @@ from shim.wasi import sockets, words
 from shim.wasi.errors import failure
 from shim.wasi.p2.io import POLL, Pollable
 from shim.wasi.p2.network import NETWORK, Network, NotInProgress, socket_error
-from shim.wasi.p2.options import BUFFERS, HOPS, Option, declare
-from shim.wasi.p2.tcp import Address
+from shim.wasi.p2.options import BUFFERS, HOPS, Address, Option, declare
 from shim.wasi.program import Program
 
 _MOST: Final = 16  # datagrams at a time
@@ -129,32 +128,6 @@ def stream(
     elif udp.socket.peer is not None:
         udp.socket.disconnect()
     return DatagramStream(udp), DatagramStream(udp)
-
-
-@UDP.function(
-    "[method]udp-socket.local-address",
-    "func(self: borrow<udp-socket>) -> result<ip-socket-address, error-code>",
-)
-def local_address(program: Program, udp: UdpSocket) -> Address:
-    """Return the socket's own address."""
-    return words.socket_address(udp.socket.local_address())
-
-
-@UDP.function(
-    "[method]udp-socket.remote-address",
-    "func(self: borrow<udp-socket>) -> result<ip-socket-address, error-code>",
-)
-def remote_address(program: Program, udp: UdpSocket) -> Address:
-    """Return the peer's address."""
-    return words.socket_address(udp.socket.remote_address())
-
-
-@UDP.function(
-    "[method]udp-socket.address-family", "func(self: borrow<udp-socket>) -> ip-address-family"
-)
-def address_family(program: Program, udp: UdpSocket) -> str:
-    """Return the family."""
-    return words.family(udp.socket.family)
 
 
 @UDP.function("[method]udp-socket.subscribe", "func(self: borrow<udp-socket>) -> pollable")

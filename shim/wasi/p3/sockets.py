@@ -15,13 +15,12 @@ from shim.component.types import U8, Own
 from shim.wasi import resolver, sockets, words
 from shim.wasi.errors import NotCapable
 from shim.wasi.p2.network import declare_addresses
-from shim.wasi.p2.options import BUFFERS, HOPS, KEEP_ALIVE, Option, declare
+from shim.wasi.p2.options import BUFFERS, HOPS, KEEP_ALIVE, Address, Option, declare
 from shim.wasi.p3.bytes import Reading, Writing, nothing
 from shim.wasi.p3.clocks import TYPES as CLOCKS
 from shim.wasi.program import Program
 from shim.wasi.reactor import Reactor
 
-Address = tuple[str, tuple[Any, ...]]
 Case = tuple[str, Any]
 
 _ERRORS: Final = {
@@ -122,7 +121,6 @@ def _method(
 
 
 _NO_RESULT: Final = "result<_, error-code>"
-_AN_ADDRESS: Final = "result<ip-socket-address, error-code>"
 
 
 @TYPES.function(
@@ -151,26 +149,8 @@ def bind(program: Program, holder: TcpSocket | UdpSocket, address: Address) -> N
     holder.socket.bind(words.sockaddr(address))
 
 
-def local_address(program: Program, holder: TcpSocket | UdpSocket) -> Address:
-    """Return the socket's own address."""
-    return words.socket_address(holder.socket.local_address())
-
-
-def remote_address(program: Program, holder: TcpSocket | UdpSocket) -> Address:
-    """Return the peer's address."""
-    return words.socket_address(holder.socket.remote_address())
-
-
-def address_family(program: Program, holder: TcpSocket | UdpSocket) -> str:
-    """Return the family."""
-    return words.family(holder.socket.family)
-
-
 for _kind in _SELF:
     _method(_kind, "bind", "local-address: ip-socket-address", _NO_RESULT)(bind)
-    _method(_kind, "get-local-address", "", _AN_ADDRESS)(local_address)
-    _method(_kind, "get-remote-address", "", _AN_ADDRESS)(remote_address)
-    _method(_kind, "get-address-family", "", "ip-address-family")(address_family)
 
 declare(TYPES, "tcp-socket", (*BUFFERS, Option("hop-limit", "u8", *HOPS), *KEEP_ALIVE), "get-")
 declare(TYPES, "udp-socket", (*BUFFERS, Option("unicast-hop-limit", "u8", *HOPS)), "get-")
