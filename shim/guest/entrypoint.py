@@ -10,11 +10,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from oci.runtime import Process
-from shim.engines.base import (
-    HEADER,
-    START,
-    ModuleError,
-)
+from shim.engines.base import HEADER, START, ModuleError
 from shim.linux.inside import is_below, read_inside
 from shim.linux.libc import describe
 
